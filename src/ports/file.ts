@@ -1,0 +1,23 @@
+/**
+ * One open file of fixed-position reads and writes. Numbers are bytes. Methods that return `undefined` have finished;
+ * a promise means the disk is slow and the loop goes on.
+ */
+export interface RandomAccessFile {
+  readonly path: string
+  readonly readOnly: boolean
+  sizeBytes(): number
+  /**
+   * Fills `target` from `offset`; past the end reads as zeroes.
+   * Undefined when the bytes were in the page cache and are already there.
+   * @throws {OperationError} ioError, in the promise or at once
+   */
+  read(offset: number, target: Uint8Array): Promise<void> | undefined
+  /** `source` is lent until done. Extends the file if it must. @throws {OperationError} ioError, noSpace */
+  write(offset: number, source: Uint8Array): Promise<void> | undefined
+  /** Data and the size are on stable storage when it resolves (fdatasync). */
+  sync(): Promise<void>
+  /** Gives the range back to the file system; it reads as zeroes. False where the file system cannot. */
+  punchHole(offset: number, bytes: number): Promise<boolean>
+  truncate(sizeBytes: number): Promise<void>
+  close(): Promise<void>
+}

@@ -1,0 +1,42 @@
+import type { Endpoint } from './udp.ts'
+
+/** One accepted or made connection. All callbacks come on one event loop, never inside a call made here. */
+export interface TcpConnection {
+  readonly remote: Endpoint
+  readonly local: Endpoint
+  /** Chunks given in one event-loop turn leave in one write. Bytes are lent until `release` (or for good if absent). */
+  write(chunk: Uint8Array, release?: () => void): void
+  /** Bytes accepted by `write` and not yet taken by the kernel. */
+  readonly queuedBytes: number
+  /** Stop and start calling `onData`: how a reader that falls behind is held. */
+  pause(): void
+  resume(): void
+  /** Sends what is queued, then FIN. */
+  end(): void
+  /** RST, at once; queued bytes are dropped. */
+  destroy(): void
+}
+
+export interface TcpHandler {
+  /** `chunk` belongs to the handler from now on. */
+  onData(chunk: Uint8Array): void
+  /** What was queued has drained below the write limit. */
+  onDrain?(): void
+  /** The peer sent FIN. */
+  onEnd?(): void
+  /** Nothing more will come; called exactly once. */
+  onClose(reason: string): void
+}
+
+export interface TcpListener {
+  readonly local: Endpoint
+  /** Stops accepting; connections already made go on. */
+  close(): Promise<void>
+}
+
+export interface TcpNetwork {
+  /** @throws {OperationError} portTaken, portForbidden, addressUnknown */
+  listen(binding: Endpoint, accept: (connection: TcpConnection) => TcpHandler): Promise<TcpListener>
+  /** @throws {OperationError} connectionRefused, unreachable */
+  connect(to: Endpoint, open: (connection: TcpConnection) => TcpHandler): Promise<TcpConnection>
+}

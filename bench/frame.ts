@@ -1,0 +1,224 @@
+/**
+ * What every bench shares. A bench asks one question: how fast are we beside what a user would run instead, on this
+ * machine, in this run? Ours and the peers' are measured in turn (A B A B), so that a machine that gets slower or
+ * faster under way does it to all; the answer is the median of the rounds' ratios.
+ */
+import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
+import { setTimeout as sleep } from 'node:timers/promises'
+
+export type Question = {
+  /** Also the key in ratios.json: what is measured, under which load. */
+  readonly name: string
+  readonly unit: string
+  readonly better: 'higher' | 'lower'
+  /** Ratio against the best peer that must be reached; above 1 means that we are ahead, whatever the unit. */
+  readonly goal: number
+  readonly ours: Contender
+  readonly peers: readonly Contender[]
+}
+
+export type Contender = {
+  readonly name: string
+  /** What is not there, as a Debian package name; undefined when it can run. */
+  readonly missing?: () => string | undefined
+  /** Starts the server. Called once; all contenders of a question are up while each is measured in turn. */
+  readonly start: () => Promise<Started>
+}
+
+export type Started = {
+  /** One run: the figure in the question's unit. */
+  readonly measure: () => Promise<number>
+  readonly stop: () => Promise<void>
+}
+
+export type Answer = {
+  readonly name: string
+  readonly unit: string
+  readonly goal: number
+  /** Medians by contender, ours first. */
+  readonly figures: readonly { readonly contender: string; readonly median: number; readonly runs: readonly number[] }[]
+  readonly absent: readonly { readonly contender: string; readonly debianPackage: string }[]
+  /** The best peer and how we stand against it; absent when no peer is installed. */
+  readonly against?: { readonly peer: string; readonly ratio: number }
+}
+
+export async function answer(question: Question, rounds: number): Promise<Answer> {
+  const contenders = [question.ours, ...question.peers]
+  const absent: { contender: string; debianPackage: string }[] = []
+  const running: { name: string; started: Started; runs: number[] }[] = []
+  try {
+    for (const contender of contenders) {
+      const debianPackage = contender.missing?.()
+      if (debianPackage !== undefined) absent.push({ contender: contender.name, debianPackage })
+      else running.push({ name: contender.name, started: await contender.start(), runs: [] })
+    }
+    // The first round warms caches and compilers up and counts for nobody.
+    for (let round = -1; round < rounds; round++) {
+      for (const { started, runs } of running) {
+        const figure = await started.measure()
+        if (round >= 0) runs.push(figure)
+      }
+    }
+  } finally {
+    for (const { started } of running) await started.stop()
+  }
+  return summarise(question, running, absent)
+}
+
+export function median(values: readonly number[]): number {
+  const sorted = values.toSorted((a, b) => a - b)
+  const middle = sorted.length / 2
+  return ((sorted[Math.ceil(middle) - 1] ?? 0) + (sorted[Math.floor(middle)] ?? 0)) / 2
+}
+
+function summarise(
+  question: Question,
+  running: readonly { readonly name: string; readonly runs: readonly number[] }[],
+  absent: Answer['absent'],
+): Answer {
+  const figures = running.map(({ name, runs }) => ({ contender: name, median: median(runs), runs }))
+  const ours = figures.find(({ contender }) => contender === question.ours.name)
+  const sign = question.better === 'higher' ? 1 : -1
+  const best = figures.filter((figure) => figure !== ours).toSorted((a, b) => sign * (b.median - a.median))[0]
+  const base = { name: question.name, unit: question.unit, goal: question.goal, figures, absent }
+  if (ours === undefined || best === undefined) return base
+  const ratios = ours.runs.map((run, round) => (run / (best.runs[round] ?? Number.NaN)) ** sign)
+  return { ...base, against: { peer: best.contender, ratio: median(ratios) } }
+}
+
+/** Servers have one core, load clients the other, so that neither is measured through the other's scheduling. */
+export const serverCore = 0
+export const clientCore: number = availableParallelism() > 1 ? 1 : 0
+
+/** Keeps this process, which is the load client or starts it, off the servers' core. */
+export function moveToClientCore(): void {
+  spawnSync('taskset', ['-a', '-c', '-p', String(clientCore), String(process.pid)])
+}
+
+export type ProcessOptions = {
+  readonly command: string
+  readonly args: readonly string[]
+  readonly core?: number
+  readonly environment?: Readonly<Record<string, string>>
+  /** Runs it in this network namespace. */
+  readonly namespaceName?: string
+  /** Ready when this stands in what it prints, or when the function says so. */
+  readonly ready?: RegExp | (() => Promise<boolean> | boolean)
+}
+
+export type RunningProcess = {
+  readonly pid: number
+  /** Everything it printed so far, at most the last 64 KiB. */
+  readonly printed: () => string
+  readonly stop: () => Promise<void>
+}
+
+/** No process of a bench outlives this, whatever becomes of the bench. */
+const lifetimeSeconds = 1_800
+const readyWithinMs = 20_000
+const alive = new Set<ChildProcess>()
+process.once('exit', () => {
+  for (const child of alive) signal(child, 'SIGKILL')
+})
+for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, () => process.exit(130))
+
+/** @throws {Error} if it ends, or says nothing of being ready in 20 s; what it printed is in the message. */
+export async function startProcess(options: ProcessOptions): Promise<RunningProcess> {
+  const inNamespace = options.namespaceName === undefined ? [] : ['ip', 'netns', 'exec', options.namespaceName]
+  const pinned = ['taskset', '-c', String(options.core ?? serverCore)]
+  const bounded = ['timeout', '--kill-after=5', String(lifetimeSeconds)]
+  const [program = '', ...args] = [...inNamespace, ...pinned, ...bounded, options.command, ...options.args]
+  const child = spawn(program, args, {
+    // A group of its own: workers that a server forks are ended with it.
+    detached: true,
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...process.env, ...options.environment },
+  })
+  let printed = ''
+  let ended = false
+  alive.add(child)
+  const closed = new Promise<void>((resolve) => {
+    const end = (): void => {
+      ended = true
+      alive.delete(child)
+      resolve()
+    }
+    child.once('exit', end)
+    child.once('error', (error) => {
+      printed += error.message
+      end()
+    })
+  })
+  const take = (chunk: Buffer): void => {
+    printed = (printed + chunk.toString()).slice(-65_536)
+  }
+  child.stdout.on('data', take)
+  child.stderr.on('data', take)
+  const ready = options.ready ?? (() => true)
+  for (const giveUpAtMs = Date.now() + readyWithinMs; ; await sleep(20)) {
+    if (ended) throw new Error(`${options.command} ended before it was ready: ${printed}`)
+    if (ready instanceof RegExp ? ready.test(printed) : await ready()) break
+    if (Date.now() > giveUpAtMs) {
+      signal(child, 'SIGKILL')
+      throw new Error(`${options.command} was not ready within ${readyWithinMs} ms: ${printed}`)
+    }
+  }
+  const stop = async (): Promise<void> => {
+    if (ended) return
+    signal(child, 'SIGTERM')
+    await Promise.race([closed, sleep(3_000, undefined, { ref: false })])
+    if (!ended) signal(child, 'SIGKILL')
+    await closed
+  }
+  return { pid: child.pid ?? 0, printed: () => printed, stop }
+}
+
+/** To the process and all it started. */
+function signal(child: ChildProcess, name: 'SIGTERM' | 'SIGKILL'): void {
+  if (child.pid === undefined) return
+  try {
+    process.kill(-child.pid, name)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
+  }
+}
+
+/** For `Contender.missing`: the package's name unless the file it brings is there. */
+export function unlessInstalled(debianPackage: string, file: string): () => string | undefined {
+  return () => (existsSync(file) ? undefined : debianPackage)
+}
+
+export type NamespacePair = {
+  readonly server: { readonly name: string; readonly interfaceName: string; readonly address: string }
+  readonly client: { readonly name: string; readonly interfaceName: string; readonly address: string }
+  readonly remove: () => void
+}
+
+/** Two network namespaces joined by a veth pair, addressed 10.111.0.1 and .2 of a /16, for what loopback cannot carry (DHCP). */
+export function makeNamespacePair(label: string): NamespacePair {
+  const id = `${label}${process.pid}`
+  const side = (role: string, host: number) => ({
+    name: `slipway-${role}-${id}`,
+    interfaceName: `${role}${process.pid}`.slice(0, 15),
+    address: `10.111.0.${host}`,
+  })
+  const [server, client] = [side('srv', 1), side('cli', 2)]
+  const ip = (...args: string[]): void => {
+    execFileSync('ip', args, { stdio: 'pipe' })
+  }
+  const remove = (): void => {
+    for (const { name } of [server, client]) spawnSync('ip', ['netns', 'delete', name])
+  }
+  process.once('exit', remove)
+  for (const { name } of [server, client]) ip('netns', 'add', name)
+  const peer = ['peer', 'name', client.interfaceName, 'netns', client.name]
+  ip('-n', server.name, 'link', 'add', server.interfaceName, 'type', 'veth', ...peer)
+  for (const { name, interfaceName, address } of [server, client]) {
+    ip('-n', name, 'addr', 'add', `${address}/16`, 'dev', interfaceName)
+    ip('-n', name, 'link', 'set', interfaceName, 'up')
+    ip('-n', name, 'link', 'set', 'lo', 'up')
+  }
+  return { server, client, remove }
+}

@@ -1,0 +1,211 @@
+/**
+ * TcpNetwork on real sockets.
+ *
+ * Chunks written in one turn are collected and leave in one writev, straight to the kernel; only what the kernel does not
+ * take at once goes through Node's stream, whose bookkeeping costs more than the system call.
+ */
+import { createConnection, createServer, type Server, type Socket } from 'node:net'
+import { OperationError } from '../base/errors.ts'
+import type { TcpConnection, TcpHandler, TcpListener, TcpNetwork } from '../ports/tcp.ts'
+import type { Endpoint } from '../ports/udp.ts'
+import { codeOf } from './file.ts'
+import { native } from './native.ts'
+import { describeListen } from './udp.ts'
+
+/** Linux's UIO_MAXIOV is 1024; a turn rarely has more chunks than this. */
+const chunksPerCallMax = 128
+const iov = new Uint8Array(chunksPerCallMax * 16)
+const iovView = new DataView(iov.buffer)
+const backlogConnections = 1024
+const empty = new Uint8Array(0)
+
+export const systemTcp: TcpNetwork = {
+  listen: (binding, accept) =>
+    listenOn(
+      createServer({ noDelay: true }, (socket) => adopt(socket, accept)),
+      binding,
+    ),
+  connect: (to, open) =>
+    new Promise((resolve, reject) => {
+      const socket = createConnection({ host: to.address, port: to.port, noDelay: true })
+      const fail = (error: Error): void => {
+        const hint = `Check that a server listens there: nc -vz ${to.address} ${to.port}.`
+        const code = codeOf(error) === 'ECONNREFUSED' ? 'connectionRefused' : 'unreachable'
+        reject(new OperationError(code, `${to.address}:${to.port} does not answer`, hint, { cause: error }))
+      }
+      socket.once('error', fail)
+      socket.once('connect', () => {
+        socket.off('error', fail)
+        resolve(adopt(socket, open))
+      })
+    }),
+}
+
+/** Starts a Node server (plain or TLS) and turns it into a TcpListener. */
+export function listenOn(server: Server, binding: Endpoint): Promise<TcpListener> {
+  return new Promise((resolve, reject) => {
+    server.once('error', (error) => {
+      reject(describeListen({ protocol: 'TCP', port: binding.port, on: binding.address }, error))
+    })
+    server.listen({ host: binding.address, port: binding.port, backlog: backlogConnections }, () => {
+      const local = server.address()
+      const port = typeof local === 'object' && local !== null ? local.port : binding.port
+      server.on('error', () => {}) // accept() failing (no descriptors left) must not end the program
+      resolve({
+        local: { address: binding.address, port },
+        close: () => new Promise((closed) => server.close(() => closed())),
+      })
+    })
+  })
+}
+
+/** Makes a Node socket (plain or TLS) into a TcpConnection. */
+export function adopt(socket: Socket, accept: (connection: TcpConnection) => TcpHandler): TcpConnection {
+  const connection = new SystemTcpConnection(socket)
+  const handler = accept(connection)
+  let reason = 'closed'
+  socket.on('data', (chunk: Uint8Array) => handler.onData(chunk))
+  socket.on('drain', () => handler.onDrain?.())
+  socket.on('end', () => (handler.onEnd === undefined ? connection.end() : handler.onEnd()))
+  socket.on('error', (error) => {
+    reason = codeOf(error)
+  })
+  socket.on('close', () => {
+    connection.closed()
+    handler.onClose(reason)
+  })
+  return connection
+}
+
+class SystemTcpConnection implements TcpConnection {
+  readonly remote: Endpoint
+  readonly local: Endpoint
+  readonly #socket: Socket
+  /** Undefined for TLS, and where there are no native calls: everything then goes through the stream. */
+  readonly #fd: number | undefined
+  #chunks: Uint8Array[] = []
+  #releases: ((() => void) | undefined)[] = []
+  #pendingBytes = 0
+  #scheduled = false
+  #ending = false
+  #closed = false
+  readonly #flush = (): void => this.#flushNow()
+
+  constructor(socket: Socket) {
+    this.#socket = socket
+    this.remote = { address: plain(socket.remoteAddress), port: socket.remotePort ?? 0 }
+    this.local = { address: plain(socket.localAddress), port: socket.localPort ?? 0 }
+    this.#fd = native === undefined || 'encrypted' in socket ? undefined : descriptorOf(socket)
+  }
+
+  get queuedBytes(): number {
+    return this.#pendingBytes + this.#socket.writableLength
+  }
+
+  write(chunk: Uint8Array, release?: () => void): void {
+    if (this.#closed || this.#ending) {
+      release?.()
+      return
+    }
+    this.#chunks.push(chunk)
+    this.#releases.push(release)
+    this.#pendingBytes += chunk.byteLength
+    if (this.#scheduled) return
+    this.#scheduled = true
+    process.nextTick(this.#flush)
+  }
+
+  pause(): void {
+    this.#socket.pause()
+  }
+
+  resume(): void {
+    this.#socket.resume()
+  }
+
+  end(): void {
+    if (this.#closed || this.#ending) return
+    this.#flushNow()
+    this.#ending = true
+    this.#socket.end()
+  }
+
+  destroy(): void {
+    if (this.#closed) return
+    this.#socket.resetAndDestroy()
+  }
+
+  closed(): void {
+    this.#closed = true
+    this.#dropPending()
+  }
+
+  #flushNow(): void {
+    this.#scheduled = false
+    if (this.#chunks.length === 0) return
+    if (this.#closed || this.#socket.destroyed) {
+      this.#dropPending()
+      return
+    }
+    const chunks = this.#chunks
+    const releases = this.#releases
+    this.#chunks = []
+    this.#releases = []
+    this.#pendingBytes = 0
+    let index = 0
+    if (this.#fd !== undefined && this.#socket.writableLength === 0) index = this.#writeNow(this.#fd, chunks, releases)
+    if (index === chunks.length) return
+    this.#socket.cork()
+    for (; index < chunks.length; index++) this.#socket.write(chunks[index] ?? empty, releases[index])
+    this.#socket.uncork()
+  }
+
+  /** Gives the kernel what it takes; returns the index of the first chunk not wholly taken (made shorter by what was). */
+  #writeNow(fd: number, chunks: Uint8Array[], releases: readonly ((() => void) | undefined)[]): number {
+    let index = 0
+    while (index < chunks.length) {
+      const count = Math.min(chunks.length - index, chunksPerCallMax)
+      let callBytes = 0
+      for (let i = 0; i < count; i++) {
+        const chunk = chunks[index + i] ?? empty
+        iovView.setBigUint64(i * 16, native?.addressOf(chunk) ?? 0n, true)
+        iovView.setUint32(i * 16 + 8, chunk.byteLength, true)
+        callBytes += chunk.byteLength
+      }
+      // Errors (EAGAIN, ECONNRESET) are left to the stream: it waits, or reports them, as for any write.
+      const written = native?.writev(fd, iov, count) ?? -1
+      if (written < 0) return index
+      let left = written
+      for (let i = 0; i < count; i++) {
+        const chunk = chunks[index] ?? empty
+        if (left < chunk.byteLength) break
+        left -= chunk.byteLength
+        releases[index]?.()
+        index++
+      }
+      if (written === callBytes) continue
+      chunks[index] = (chunks[index] ?? empty).subarray(left)
+      return index
+    }
+    return index
+  }
+
+  #dropPending(): void {
+    for (const release of this.#releases) release?.()
+    this.#chunks = []
+    this.#releases = []
+    this.#pendingBytes = 0
+  }
+}
+
+/** Node keeps the descriptor on the handle; there is no public way to it. */
+function descriptorOf(socket: Socket): number | undefined {
+  const handle: unknown = '_handle' in socket ? socket._handle : undefined
+  if (typeof handle !== 'object' || handle === null || !('fd' in handle)) return undefined
+  return typeof handle.fd === 'number' && handle.fd >= 0 ? handle.fd : undefined
+}
+
+/** An IPv4 peer on a dual-stack socket comes as ::ffff:192.0.2.1. */
+function plain(address: string | undefined): string {
+  return (address ?? '').replace(/^::ffff:/, '')
+}

@@ -38,10 +38,17 @@ export interface Task {
   reserve(bytes: number): readonly Uint8Array[]
   /** The next data-in, without a copy: memory that never changes again. */
   lend(bytes: Uint8Array): void
-  /** Ends with GOOD. `dataInBytesWanted`: what the command would have returned with room enough (residual). */
-  good(dataInBytesWanted: number): void
-  /** Ends with another status. `sense` is complete sense data, without the transport's length field. */
-  fail(status: ScsiStatus, sense: Uint8Array): void
+  /**
+   * Ends with GOOD. `bytesWanted`: what the command would have moved with room enough, data-in if it reads and data-out
+   * if it writes; the transport makes the residual of it. More than the initiator announced is an overflow, and what
+   * was announced has been done.
+   */
+  good(bytesWanted: number): void
+  /**
+   * Ends with another status. `sense` is complete sense data, without the transport's length field, and may be empty.
+   * `bytesWanted` as for `good`; absent when the command did not come as far as knowing it: no residual then.
+   */
+  fail(status: ScsiStatus, sense: Uint8Array, bytesWanted?: number): void
 }
 
 /** SAM-5 §5.3.1, the ones we send. */

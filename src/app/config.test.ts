@@ -1,0 +1,80 @@
+import { describe, expect, test } from 'vitest'
+import { decideUp, parseConfig } from './config.ts'
+
+const whole = `
+image = "golden.img"
+state = "/var/lib/slipway"
+interface = "eth0"
+admit = "all"
+
+[dhcp]
+range = "192.168.77.100-192.168.77.199"
+router = "192.168.77.1"
+dns = ["192.168.77.1"]
+lease-seconds = 600
+
+[iscsi]
+chap = "one-way"
+
+[ports]
+http = 8080
+
+[machine."52-54-00-12-34-56"]
+name = "bench-3"
+`
+
+test('a whole file is understood, and the command line wins over it', () => {
+  const config = decideUp(
+    parseConfig(whole, 'slipway.toml'),
+    { admit: 'none', ports: { http: undefined, tftp: 6969 } },
+    '/s',
+  )
+  expect(config).toMatchObject({
+    imagePath: 'golden.img',
+    stateDirectory: '/var/lib/slipway',
+    interfaceName: 'eth0',
+    admit: 'none',
+    dhcp: { mode: 'server', range: { first: 0xc0a84d64, last: 0xc0a84dc7 }, leaseSeconds: 600 },
+    chap: 'one-way',
+    ports: { http: 8080, tftp: 6969, iscsi: 3260 },
+    machines: [{ mac: '52:54:00:12:34:56', name: 'bench-3', admit: true }],
+  })
+})
+
+test('with nothing but an image, Slipway asks before it admits, is mutual, and hands out no address', () => {
+  const config = decideUp(parseConfig('', 'x'), { image: 'a.img' }, '/s')
+  expect(config).toMatchObject({ admit: 'ask', chap: 'mutual', dhcp: { mode: 'proxy' }, stateDirectory: '/s' })
+})
+
+describe('bad configuration is refused with the line and the key', () => {
+  test.each([
+    ['image = ', 'c.toml:1:'],
+    ['image = "a"\nimage = "b"', 'c.toml:2:'],
+    ['\n\nadmit = "everyone"', 'c.toml:3: admit:'],
+    ['[dhcp]\nmode = "proxy"\nrange = "1.2.3.4"', 'c.toml:3: dhcp.range: is not a range'],
+    ['[ports]\nhttp = 80\ntftp = 70000', 'c.toml:3: ports.tftp:'],
+    ['[dhcp]\n\nleases = 3', 'c.toml:3: there is no setting dhcp.leases'],
+    ['[machine."not a mac"]\nname = "x"', 'c.toml:1: machine.not a mac'],
+    ['imgae = "x"', 'c.toml:1: there is no setting imgae'],
+    ['[machine."52:54:00:00:00:01"]\nname = "a b"', 'c.toml:2: machine.52:54:00:00:00:01.name: is not a host name'],
+  ])('%j', (text, expected) => {
+    try {
+      parseConfig(text, 'c.toml')
+      expect.unreachable('it must be refused')
+    } catch (error) {
+      expect(error).toMatchObject({
+        name: 'OperationError',
+        code: 'configInvalid',
+        hint: expect.stringMatching(/.{5}/),
+      })
+      expect((error as Error).message).toContain(expected)
+    }
+  })
+
+  test('a server without a range, and a flag that is neither', () => {
+    const server = parseConfig('[dhcp]\nmode = "server"', 'x')
+    expect(() => decideUp(server, { image: 'a' }, '/s')).toThrow('dhcp.range')
+    expect(() => decideUp({}, { image: 'a', dhcp: 'yes' }, '/s')).toThrow('--dhcp yes')
+    expect(() => decideUp({}, {}, '/s')).toThrow('no disk image')
+  })
+})

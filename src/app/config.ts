@@ -1,0 +1,297 @@
+/**
+ * What a user may say: `slipway.toml`, and the command line over it. Everything has a default but the image.
+ *
+ *   image = "golden.img"
+ *   state = "/var/lib/slipway"
+ *   interface = "eth0"
+ *   admit = "ask"                     # ask | all | none
+ *   loaders = "/usr/lib/ipxe"
+ *   server-name = "boot.lab"          # in certificates and URLs, beside the address
+ *
+ *   [dhcp]
+ *   mode = "proxy"                    # proxy | server | off
+ *   range = "192.168.77.100-192.168.77.199"
+ *   router = "192.168.77.1"
+ *   dns = ["192.168.77.1"]
+ *   lease-seconds = 3600
+ *
+ *   [iscsi]
+ *   chap = "mutual"                   # mutual | one-way | none
+ *
+ *   [ports]
+ *   dhcp = 67
+ *   pxe = 4011
+ *   tftp = 69
+ *   http = 80
+ *   https = 443
+ *   iscsi = 3260
+ *
+ *   [machine."52:54:00:12:34:56"]     # known before it is first seen
+ *   name = "bench-3"
+ *   admit = true
+ */
+import { parse, TomlError } from 'smol-toml'
+import { z } from 'zod'
+import { formatIpv4, parseIpv4, parseMac } from '../base/address.ts'
+import { OperationError } from '../base/errors.ts'
+
+const port = z.int().min(1).max(65_535)
+const ipv4 = z.string().refine((text) => parseIpv4(text) !== undefined, 'is not an IPv4 address such as 192.168.77.1')
+const range = z.string().transform((text, context) => {
+  const parsed = parseRange(text)
+  if (parsed !== undefined) return parsed
+  context.addIssue({ code: 'custom', message: 'is not a range such as 192.168.77.100-192.168.77.199' })
+  return z.NEVER
+})
+const mac = z.string().transform((text, context) => {
+  const parsed = parseMac(text)
+  if (parsed !== undefined) return parsed
+  context.addIssue({ code: 'custom', message: 'is not a MAC address such as 52:54:00:12:34:56' })
+  return z.NEVER
+})
+
+const schema = z.strictObject({
+  image: z.string().min(1).optional(),
+  state: z.string().min(1).optional(),
+  interface: z.string().min(1).max(15).optional(),
+  admit: z.enum(['ask', 'all', 'none']).optional(),
+  loaders: z.string().min(1).optional(),
+  'server-name': z
+    .string()
+    .regex(/^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$/i, 'is not a host name')
+    .optional(),
+  dhcp: z
+    .strictObject({
+      mode: z.enum(['proxy', 'server', 'off']).optional(),
+      range: range.optional(),
+      router: ipv4.optional(),
+      dns: z.array(ipv4).max(8).optional(),
+      'lease-seconds': z.int().min(60).max(31_536_000).optional(),
+    })
+    .optional(),
+  iscsi: z.strictObject({ chap: z.enum(['mutual', 'one-way', 'none']).optional() }).optional(),
+  ports: z
+    .strictObject({
+      dhcp: port.optional(),
+      pxe: port.optional(),
+      tftp: port.optional(),
+      http: port.optional(),
+      https: port.optional(),
+      iscsi: port.optional(),
+    })
+    .optional(),
+  machine: z
+    .record(
+      mac,
+      z.strictObject({
+        name: z
+          .string()
+          .regex(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/i, 'is not a host name')
+          .optional(),
+        admit: z.boolean().optional(),
+      }),
+    )
+    .optional(),
+})
+
+/** The file as written; what is missing is undefined. */
+export type ConfigFile = {
+  image?: string | undefined
+  state?: string | undefined
+  interface?: string | undefined
+  admit?: AdmitMode | undefined
+  loaders?: string | undefined
+  'server-name'?: string | undefined
+  dhcp?:
+    | {
+        mode?: DhcpMode | undefined
+        range?: AddressRange | undefined
+        router?: string | undefined
+        dns?: string[] | undefined
+        'lease-seconds'?: number | undefined
+      }
+    | undefined
+  iscsi?: { chap?: ChapMode | undefined } | undefined
+  ports?: { [K in keyof Ports]?: number | undefined } | undefined
+  machine?: Record<string, { name?: string | undefined; admit?: boolean | undefined }> | undefined
+}
+
+export type AddressRange = { readonly first: number; readonly last: number }
+
+export type DhcpMode = 'proxy' | 'server' | 'off'
+export type AdmitMode = 'ask' | 'all' | 'none'
+export type ChapMode = 'mutual' | 'one-way' | 'none'
+
+export type Ports = {
+  readonly dhcp: number
+  readonly pxe: number
+  readonly tftp: number
+  readonly http: number
+  readonly https: number
+  readonly iscsi: number
+}
+
+/** Everything `slipway up` needs to know, decided. */
+export type UpConfig = {
+  readonly imagePath: string
+  readonly stateDirectory: string
+  /** Undefined: the only one there is. */
+  readonly interfaceName: string | undefined
+  readonly admit: AdmitMode
+  readonly loadersDirectories: readonly string[]
+  readonly serverName: string | undefined
+  readonly dhcp: {
+    readonly mode: DhcpMode
+    readonly range: AddressRange | undefined
+    readonly router: string | undefined
+    readonly dns: readonly string[]
+    readonly leaseSeconds: number
+  }
+  readonly chap: ChapMode
+  readonly ports: Ports
+  readonly machines: readonly KnownMachine[]
+}
+
+export type KnownMachine = { readonly mac: string; readonly name: string | undefined; readonly admit: boolean }
+
+/** What the command line said; it wins over the file. */
+export type UpFlags = {
+  readonly image?: string | undefined
+  readonly state?: string | undefined
+  readonly interface?: string | undefined
+  readonly admit?: AdmitMode | undefined
+  readonly loaders?: string | undefined
+  /** proxy, off or FROM-TO. */
+  readonly dhcp?: string | undefined
+  readonly ports?: { readonly [K in keyof Ports]?: number | undefined } | undefined
+}
+
+/** IANA's numbers for each service. */
+export const defaultPorts: Ports = { dhcp: 67, pxe: 4011, tftp: 69, http: 80, https: 443, iscsi: 3260 }
+
+/** Where Debian's packages ipxe, grub, syslinux and shim put what a network boot needs. */
+export const debianLoadersDirectories: readonly string[] = ['/usr/lib/ipxe']
+
+const leaseSecondsDefault = 3600
+
+/** @throws {OperationError} configInvalid: with the line and the key */
+export function parseConfig(text: string, path: string): ConfigFile {
+  let raw: unknown
+  try {
+    raw = parse(text)
+  } catch (error) {
+    if (!(error instanceof TomlError)) throw error
+    const what = error.message.split('\n')[0] ?? 'not TOML'
+    throw invalid(`${path}:${error.line}: ${what}`, `Correct line ${error.line}, column ${error.column}.`)
+  }
+  const result = schema.safeParse(raw)
+  if (result.success) return result.data
+  const issue = result.error.issues[0]
+  const keys = (issue?.path ?? []).map(String)
+  if (issue?.code === 'unrecognized_keys') keys.push(issue.keys[0] ?? '')
+  const line = lineOfKey(text, keys)
+  const key = keys.join('.')
+  if (issue?.code === 'unrecognized_keys') {
+    const known = knownKeys(keys.slice(0, -1))
+    throw invalid(`${path}:${line}: there is no setting ${key}`, `Settings there: ${known.join(', ')}.`)
+  }
+  throw invalid(
+    `${path}:${line}: ${key}: ${issue?.message ?? 'not as it should be'}`,
+    `Correct ${key} in line ${line}.`,
+  )
+}
+
+/** @throws {OperationError} configInvalid, imageMissing */
+export function decideUp(file: ConfigFile, flags: UpFlags, stateDefault: string): UpConfig {
+  const imagePath = flags.image ?? file.image
+  if (imagePath === undefined) {
+    throw new OperationError('imageMissing', 'no disk image was named', 'Say which: slipway up IMAGE.')
+  }
+  const loaders = flags.loaders ?? file.loaders
+  return {
+    imagePath,
+    stateDirectory: flags.state ?? file.state ?? stateDefault,
+    interfaceName: flags.interface ?? file.interface,
+    admit: flags.admit ?? file.admit ?? 'ask',
+    loadersDirectories: loaders === undefined ? debianLoadersDirectories : [loaders],
+    serverName: file['server-name'],
+    dhcp: {
+      ...decideDhcp(file, flags.dhcp),
+      router: file.dhcp?.router,
+      dns: file.dhcp?.dns ?? [],
+      leaseSeconds: file.dhcp?.['lease-seconds'] ?? leaseSecondsDefault,
+    },
+    chap: file.iscsi?.chap ?? 'mutual',
+    ports: { ...defaultPorts, ...defined(file.ports ?? {}), ...defined(flags.ports ?? {}) },
+    machines: Object.entries(file.machine ?? {}).map(([address, machine]) => ({
+      mac: address,
+      name: machine.name,
+      admit: machine.admit ?? true,
+    })),
+  }
+}
+
+function decideDhcp(file: ConfigFile, flag: string | undefined): { mode: DhcpMode; range: AddressRange | undefined } {
+  if (flag === 'proxy' || flag === 'off') return { mode: flag, range: undefined }
+  if (flag !== undefined) {
+    const parsed = parseRange(flag)
+    if (parsed !== undefined) return { mode: 'server', range: parsed }
+    throw invalid(
+      `--dhcp ${flag} is not understood`,
+      'Use proxy, off, or FROM-TO such as 192.168.77.100-192.168.77.199.',
+    )
+  }
+  const mode = file.dhcp?.mode ?? (file.dhcp?.range === undefined ? 'proxy' : 'server')
+  if (mode === 'server' && file.dhcp?.range === undefined) {
+    throw invalid('dhcp.mode is "server" but dhcp.range is not there', 'Add range = "FROM-TO" under [dhcp].')
+  }
+  return { mode, range: mode === 'server' ? file.dhcp?.range : undefined }
+}
+
+/** '192.168.77.100-192.168.77.199'. */
+export function parseRange(text: string): AddressRange | undefined {
+  const [first, last, ...more] = text.split('-').map((part) => parseIpv4(part.trim()))
+  if (first === undefined || last === undefined || more.length > 0 || first > last) return undefined
+  return { first, last }
+}
+
+export function formatRange(addresses: AddressRange): string {
+  return `${formatIpv4(addresses.first)}-${formatIpv4(addresses.last)}`
+}
+
+function invalid(message: string, hint: string): OperationError {
+  return new OperationError('configInvalid', message, hint)
+}
+
+/** Without the keys whose value is undefined, so that spreading it over a default leaves the default. */
+function defined<T extends object>(values: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+  const entries = Object.entries(values).filter(([, value]) => value !== undefined)
+  return Object.fromEntries(entries) as { [K in keyof T]?: Exclude<T[K], undefined> }
+}
+
+function knownKeys(path: readonly string[]): string[] {
+  let node: unknown = schema
+  for (const key of path) {
+    while (node instanceof z.ZodOptional) node = node.unwrap()
+    if (node instanceof z.ZodRecord) node = node.valueType
+    else if (node instanceof z.ZodObject) node = (node.shape as Record<string, unknown>)[key]
+  }
+  while (node instanceof z.ZodOptional) node = node.unwrap()
+  return node instanceof z.ZodObject ? Object.keys(node.shape) : []
+}
+
+/** The line, counted from 1, where the last of `keys` is set; of the deepest table that has one if it is not. */
+function lineOfKey(text: string, keys: readonly string[]): number {
+  const lines = text.split('\n')
+  let line = 1
+  let from = 0
+  for (const key of keys) {
+    const name = key.replaceAll(/[.*+?^${}()|[\]\\]/g, '\\$&')
+    const pattern = new RegExp(`^\\s*(\\[[^\\]]*["']?${name}["']?[^\\]]*\\]|(.*\\.)?["']?${name}["']?\\s*(=|\\.))`)
+    const found = lines.findIndex((candidate, index) => index >= from && pattern.test(candidate))
+    if (found === -1) continue
+    from = found
+    line = found + 1
+  }
+  return line
+}

@@ -20,6 +20,9 @@ export interface Native {
   bind(fd: number, address: Uint8Array, addressBytes: number): number
   setsockopt(fd: number, level: number, name: number, value: Uint8Array, valueBytes: number): number
   ioctl(fd: number, request: number, argument: Uint8Array): number
+  getsockname(fd: number, address: Uint8Array, addressBytes: Uint8Array): number
+  getsockopt(fd: number, level: number, name: number, value: Uint8Array, valueBytes: Uint8Array): number
+  flock(fd: number, operation: number): number
   close(fd: number): number
   /** errno of the last call that failed. */
   errno(): number
@@ -46,6 +49,9 @@ function load(): Native | undefined {
     bind: libc.func('int bind(int fd, void *address, uint32_t addressBytes)'),
     setsockopt: libc.func('int setsockopt(int fd, int level, int name, void *value, uint32_t valueBytes)'),
     ioctl: libc.func('int ioctl(int fd, uint64_t request, void *argument)'),
+    getsockname: libc.func('int getsockname(int fd, void *address, void *addressBytes)'),
+    getsockopt: libc.func('int getsockopt(int fd, int level, int name, void *value, void *valueBytes)'),
+    flock: libc.func('int flock(int fd, int operation)'),
     close: libc.func('int close(int fd)'),
     errno: () => koffi.errno(),
     addressOf: (bytes) => koffi.address(bytes),

@@ -1,3 +1,6 @@
+import { spawn } from 'node:child_process'
+import { createServer } from 'node:net'
+import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import type { TcpConnection } from '../ports/tcp.ts'
 import { systemTcp } from './tcp.ts'
@@ -66,4 +69,35 @@ test('bytes written in many pieces to a slow reader arrive whole and in order, a
   expect(released).toBe(pieces.length)
   expect(client.queuedBytes).toBe(0)
   await listener.close()
+})
+
+test('a socket that systemd opened is used instead of a new one', async () => {
+  const server = createServer()
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const address = server.address()
+  const port = typeof address === 'object' ? address?.port : undefined
+  const fd = (server as unknown as { _handle: { fd: number } })._handle.fd
+  const program = `
+    process.env.LISTEN_PID = String(process.pid); process.env.LISTEN_FDS = '1'
+    const { systemTcp } = await import('${join(import.meta.dirname, 'tcp.ts')}')
+    const listener = await systemTcp.listen({ address: '127.0.0.1', port: ${port} }, (connection) => {
+      connection.write(new TextEncoder().encode('inherited'))
+      connection.end()
+      return { onData: () => {}, onClose: () => process.exit(0) }
+    })
+    console.log('ready')`
+  const child = spawn(process.execPath, ['--input-type=module-typescript', '-e', program], {
+    stdio: ['ignore', 'pipe', 'inherit', fd],
+  })
+  await new Promise((resolve) => child.stdout?.once('data', resolve))
+  server.close() // or this process would accept the connection itself
+  let heard = ''
+  await systemTcp.connect({ address: '127.0.0.1', port: port ?? 0 }, () => ({
+    onData: (chunk) => {
+      heard += new TextDecoder().decode(chunk)
+    },
+    onClose: () => {},
+  }))
+  await until(() => heard === 'inherited')
+  child.kill()
 })

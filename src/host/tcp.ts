@@ -8,6 +8,7 @@ import { createConnection, createServer, type Server, type Socket } from 'node:n
 import { OperationError } from '../base/errors.ts'
 import type { TcpConnection, TcpHandler, TcpListener, TcpNetwork } from '../ports/tcp.ts'
 import type { Endpoint } from '../ports/udp.ts'
+import { takeInheritedSocket } from './activation.ts'
 import { codeOf } from './file.ts'
 import { native } from './native.ts'
 import { describeListen } from './udp.ts'
@@ -47,7 +48,9 @@ export function listenOn(server: Server, binding: Endpoint): Promise<TcpListener
     server.once('error', (error) => {
       reject(describeListen({ protocol: 'TCP', port: binding.port, on: binding.address }, error))
     })
-    server.listen({ host: binding.address, port: binding.port, backlog: backlogConnections }, () => {
+    const fd = takeInheritedSocket('tcp', binding.port)
+    const place = fd === undefined ? { host: binding.address, port: binding.port } : { fd }
+    server.listen({ ...place, backlog: backlogConnections }, () => {
       const local = server.address()
       const port = typeof local === 'object' && local !== null ? local.port : binding.port
       server.on('error', () => {}) // accept() failing (no descriptors left) must not end the program

@@ -4,6 +4,7 @@ import { parseIpv4 } from '../base/address.ts'
 import { assert } from '../base/assert.ts'
 import { OperationError } from '../base/errors.ts'
 import type { Endpoint, Neighbours, UdpBinding, UdpNetwork, UdpReceiver, UdpSocket } from '../ports/udp.ts'
+import { takeInheritedSocket } from './activation.ts'
 import { codeOf } from './file.ts'
 import { type Native, nameOfErrno, native, writeSockaddr } from './native.ts'
 
@@ -31,7 +32,7 @@ export const systemUdp: UdpNetwork = {
     try {
       if (native === undefined) socket.bind({ address: binding.address, port: binding.port, exclusive: true })
       else {
-        fd = openSocket(native, binding)
+        fd = takeInheritedSocket('udp', binding.port) ?? openSocket(native, binding)
         socket.bind({ fd })
       }
       await bound

@@ -24,15 +24,21 @@ export interface ChapCredential {
   readonly secret: Secret
 }
 
+export interface InitiatorCredential extends ChapCredential {
+  /**
+   * What we answer this user with when it asks for our proof (mutual CHAP). Each boot has secrets of its own for both
+   * directions, so which one is ours follows from CHAP_N.
+   */
+  readonly target?: ChapCredential
+}
+
 /** What the initiator must prove, and what we prove to it. RFC 7143 §9.2.1, §12.1.3. */
 export type Authentication =
   | { readonly kind: 'none' }
   | {
       readonly kind: 'chap'
-      /** The initiator proves one of these: several while credentials are being changed. */
-      readonly initiator: readonly ChapCredential[]
-      /** What we answer with when the initiator asks for our proof (mutual CHAP). */
-      readonly target?: ChapCredential
+      /** The initiator proves one of these: several while credentials are being changed. CHAP_N says which. */
+      readonly initiator: readonly InitiatorCredential[]
       /** Refuse an initiator that does not ask for our proof: it would talk to any impostor. */
       readonly mutualRequired?: boolean
     }

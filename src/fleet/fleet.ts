@@ -1,0 +1,130 @@
+/** The fleet as the rest of the house sees it: each call reads the store, decides with the pure parts, and keeps the outcome. */
+import type { Mac } from '../base/address.ts'
+import { admitted, type Encounter, meet, refused, stranger } from './admission.ts'
+import { type BootCredentials, candidates, emptyRing, mint, mintBytes, offer, type Use, use } from './credentials.ts'
+import { undecidedMachinesMax } from './limits.ts'
+import type { AdmissionPolicy, Assignment, Identity, Machine, TransportPolicy } from './machine.ts'
+import { initiatorNameOf, macOfTargetName, targetNameOf } from './names.ts'
+import type { FleetStore } from './store.ts'
+
+export type FleetTerms = {
+  readonly policy: AdmissionPolicy
+  /** 'iqn.2026-01.internal.slipway': what every name begins with. Checked with `parseIscsiName`. */
+  readonly namingAuthority: string
+  /** What a machine without an assignment of its own boots. */
+  readonly assignment: Assignment
+  readonly transport: TransportPolicy
+}
+
+/** A machine that the configuration names before it was ever seen. */
+export type ConfiguredMachine = {
+  readonly mac: Mac
+  readonly name: string | undefined
+  readonly admit: boolean
+}
+
+export class Fleet {
+  readonly terms: FleetTerms
+  readonly #store: FleetStore
+  readonly #random: (byteCount: number) => Uint8Array
+
+  constructor(terms: FleetTerms, store: FleetStore, random: (byteCount: number) => Uint8Array) {
+    this.terms = terms
+    this.#store = store
+    this.#random = random
+  }
+
+  /** Called for every request that says who asks. Repeats are cheap and change nothing. */
+  meet(identity: Identity, nowMs: number): Encounter {
+    const { policy } = this.terms
+    const known = this.#store.machine(identity.mac)
+    const encounter = meet(policy, known, identity, nowMs)
+    // With `none` a stranger is nobody's business: not even remembered, so that a big network does not fill the store.
+    if (known === undefined && encounter.standing === 'refused') return { ...encounter, notices: [], changed: false }
+    if (known === undefined && this.#store.undecidedCount() >= undecidedMachinesMax)
+      this.#store.removeStalestUndecided()
+    if (!encounter.changed) return encounter
+    // Met again inside the change: a person may have decided about it meanwhile.
+    const machine = this.#store.changeMachine(identity.mac, (now) => meet(policy, now, identity, nowMs).machine)
+    return { ...encounter, machine }
+  }
+
+  /** By MAC address, whether the machine was seen before or not. */
+  admit(mac: Mac, nowMs: number): Machine {
+    return this.#change(mac, nowMs, admitted)
+  }
+
+  /** The machine gets nothing more; its credentials end here. The caller ends its sessions. */
+  refuse(mac: Mac, nowMs: number): Machine {
+    this.release(mac)
+    return this.#change(mac, nowMs, refused)
+  }
+
+  forget(mac: Mac): void {
+    this.#store.removeMachine(mac)
+  }
+
+  /** What the configuration says holds over what was decided before. */
+  configure(configured: ConfiguredMachine, nowMs: number): void {
+    this.#change(configured.mac, nowMs, (machine) => ({
+      ...machine,
+      decision: configured.admit ? 'admitted' : 'refused',
+      name: configured.name ?? machine.name,
+    }))
+  }
+
+  /** Undefined goes back to what every machine gets. Takes effect at the next boot. */
+  assign(mac: Mac, assignment: Assignment | undefined, nowMs: number): Machine {
+    return this.#change(mac, nowMs, (machine) => ({ ...machine, assignment }))
+  }
+
+  machine(mac: Mac): Machine | undefined {
+    return this.#store.machine(mac)
+  }
+
+  machines(): readonly Machine[] {
+    return this.#store.machines()
+  }
+
+  assignmentOf(machine: Machine): Assignment {
+    return machine.assignment ?? this.terms.assignment
+  }
+
+  transportOf(machine: Machine): TransportPolicy {
+    return machine.transport ?? this.terms.transport
+  }
+
+  /** For the script of one boot, which is the only place they go. */
+  offerCredentials(mac: Mac, nowMs: number): BootCredentials {
+    const authority = this.terms.namingAuthority
+    const names = { initiatorName: initiatorNameOf(authority, mac), targetName: targetNameOf(authority, mac) }
+    const minted = mint(mac, names, this.#random(mintBytes), nowMs)
+    this.#store.changeCredentials(mac, (ring) => offer(ring, minted, nowMs))
+    return minted
+  }
+
+  /** Whom a login to `targetName` may come from; empty for a target that is no machine's. */
+  candidatesFor(targetName: string, nowMs: number): readonly BootCredentials[] {
+    const mac = macOfTargetName(this.terms.namingAuthority, targetName)
+    return mac === undefined ? [] : candidates(this.#store.credentials(mac), nowMs)
+  }
+
+  /** A login to the machine's disk was proven with `user`'s secret. `ended` set: close that boot's sessions. */
+  credentialsUsed(mac: Mac, user: string): Use {
+    const ring = this.#store.credentials(mac)
+    const used = use(ring, user)
+    if (used.ring !== ring) this.#store.changeCredentials(mac, (now) => use(now, user).ring)
+    return used
+  }
+
+  /** All credentials of the machine end now. */
+  release(mac: Mac): void {
+    this.#store.changeCredentials(mac, () => emptyRing)
+  }
+
+  #change(mac: Mac, nowMs: number, change: (machine: Machine) => Machine): Machine {
+    return this.#store.changeMachine(mac, (known) =>
+      change(known ?? stranger({ mac, uuid: undefined, serial: undefined }, nowMs)),
+    )
+  }
+}

@@ -1,0 +1,21 @@
+/** A flood of invented MAC addresses must not fill the disk: the machine nobody decided about longest ago makes room. */
+export const undecidedMachinesMax = 4_096
+
+/** How stale `lastSeenMs` may be in the store: a boot asks a dozen times, and one write for all of them is enough. */
+export const lastSeenStaleMs = 60_000
+
+/**
+ * Credentials handed out and not yet used, for one machine. A machine asks for its script once a boot, and again when
+ * somebody presses Ctrl-C; asking more often must not grow anything.
+ */
+export const offeredCredentialsMax = 4
+
+/** A script that was fetched this long ago and never used will not be: the slowest retries end within ten minutes. */
+export const offerValidMs: number = 30 * 60_000
+
+/** RFC 7143 §4.2.7.1: iSCSI names are at most 223 bytes of UTF-8. */
+export const iscsiNameBytesMax = 223
+
+/** What a machine says of itself (SMBIOS serial) and what people call it. */
+export const serialCharactersMax = 64
+export const machineNameCharactersMax = 63

@@ -1,0 +1,77 @@
+/** Where machines and credentials outlive the process. The store is the truth: `slipway admit` writes it from outside. */
+import type { Mac } from '../base/address.ts'
+import { type CredentialRing, emptyRing } from './credentials.ts'
+import type { Machine } from './machine.ts'
+
+export interface FleetStore {
+  machine(mac: Mac): Machine | undefined
+  /** By MAC. */
+  machines(): readonly Machine[]
+  /**
+   * Keeps what `change` makes of what is known, and returns it. Nothing comes between reading and writing, not even
+   * another process; kept past kill -9 when it returns. @throws {OperationError}
+   */
+  changeMachine(mac: Mac, change: (known: Machine | undefined) => Machine): Machine
+  /** With everything that is kept about it. */
+  removeMachine(mac: Mac): void
+  /** How many machines are undecided. */
+  undecidedCount(): number
+  /** Removes the undecided machine that was seen longest ago. */
+  removeStalestUndecided(): void
+  /** An empty ring for a machine without credentials. */
+  credentials(mac: Mac): CredentialRing
+  /**
+   * Like `changeMachine`; the same ring back means nothing to write. Secrets are stored as they are: the file is readable
+   * by its owner only. @throws {OperationError}
+   */
+  changeCredentials(mac: Mac, change: (ring: CredentialRing) => CredentialRing): void
+}
+
+/** Keeps everything until the process ends. */
+export class MemoryFleetStore implements FleetStore {
+  readonly #machines = new Map<Mac, Machine>()
+  readonly #rings = new Map<Mac, CredentialRing>()
+
+  machine(mac: Mac): Machine | undefined {
+    return this.#machines.get(mac)
+  }
+
+  machines(): readonly Machine[] {
+    return [...this.#machines.values()].sort((a, b) => (a.mac < b.mac ? -1 : 1))
+  }
+
+  changeMachine(mac: Mac, change: (known: Machine | undefined) => Machine): Machine {
+    const machine = change(this.#machines.get(mac))
+    this.#machines.set(mac, machine)
+    return machine
+  }
+
+  removeMachine(mac: Mac): void {
+    this.#machines.delete(mac)
+    this.#rings.delete(mac)
+  }
+
+  undecidedCount(): number {
+    return this.#undecided().length
+  }
+
+  removeStalestUndecided(): void {
+    const stalest = this.#undecided().reduce<Machine | undefined>(
+      (oldest, machine) => (oldest === undefined || machine.lastSeenMs < oldest.lastSeenMs ? machine : oldest),
+      undefined,
+    )
+    if (stalest !== undefined) this.removeMachine(stalest.mac)
+  }
+
+  credentials(mac: Mac): CredentialRing {
+    return this.#rings.get(mac) ?? emptyRing
+  }
+
+  changeCredentials(mac: Mac, change: (ring: CredentialRing) => CredentialRing): void {
+    this.#rings.set(mac, change(this.credentials(mac)))
+  }
+
+  #undecided(): Machine[] {
+    return [...this.#machines.values()].filter((machine) => machine.decision === 'undecided')
+  }
+}

@@ -1,0 +1,173 @@
+/**
+ * Every step of every boot, as data. Whoever wants to know how a machine is doing reads this stream: the terminal, the
+ * dashboard, the audit trail, the metrics. An event never holds a secret; it may name a user, never what the user proved.
+ *
+ * `kind` says what happened; the group in front of it says who saw it.
+ */
+import type { Mac } from '../base/address.ts'
+
+/** Which program on the machine spoke. */
+export type Stage =
+  /** The firmware itself: PXE ROM, UEFI, U-Boot. */
+  | 'firmware'
+  /** iPXE, whether in a ROM or loaded. */
+  | 'ipxe'
+  /** The operating system that was booted. */
+  | 'system'
+  | 'unknown'
+
+export type Happening =
+  // DHCP
+  /** `firmware` is for people: 'UEFI x86_64', 'iPXE 1.0.0 (BIOS)'. `plan` is what it is told to do, and why. */
+  | {
+      readonly kind: 'dhcpDiscover'
+      readonly stage: Stage
+      readonly firmware: string
+      readonly uuid: string | undefined
+      readonly plan: string
+    }
+  /** `offeredAddress` is undefined from a proxy. */
+  | {
+      readonly kind: 'dhcpOffer'
+      readonly stage: Stage
+      readonly offeredAddress: string | undefined
+      readonly file: string | undefined
+    }
+  | {
+      readonly kind: 'dhcpAck'
+      readonly stage: Stage
+      readonly leasedAddress: string | undefined
+      readonly file: string | undefined
+    }
+  | { readonly kind: 'dhcpNak'; readonly requestedAddress: string; readonly reason: string }
+  | { readonly kind: 'dhcpDeclined'; readonly declinedAddress: string }
+  | { readonly kind: 'dhcpReleased'; readonly releasedAddress: string }
+  | { readonly kind: 'dhcpPoolExhausted' }
+  | { readonly kind: 'dhcpOtherServer'; readonly server: string }
+
+  // TFTP and HTTP
+  | {
+      readonly kind: 'tftpStarted'
+      readonly file: string
+      readonly fileBytes: number
+      readonly blockBytes: number
+      readonly windowBlocks: number
+    }
+  | { readonly kind: 'tftpDone'; readonly file: string; readonly fileBytes: number; readonly durationMs: number }
+  /** The client wanted to know the size and went: a step on the way, not a failure. */
+  | { readonly kind: 'tftpProbed'; readonly file: string }
+  | { readonly kind: 'tftpAborted'; readonly file: string; readonly ackedBytes: number; readonly reason: string }
+  | { readonly kind: 'tftpNotFound'; readonly file: string }
+  | { readonly kind: 'tftpRefused'; readonly file: string; readonly reason: string }
+  | {
+      readonly kind: 'httpServed'
+      readonly path: string
+      readonly status: number
+      readonly sentBytes: number
+      readonly durationMs: number
+      readonly encrypted: boolean
+    }
+  | { readonly kind: 'httpAborted'; readonly path: string; readonly sentBytes: number; readonly bodyBytes: number }
+  | { readonly kind: 'httpNotFound'; readonly path: string }
+  /** `reason` in words: no common suite, unknown CA, expired, clock wrong. */
+  | { readonly kind: 'tlsFailed'; readonly reason: string }
+
+  // The machine's script
+  | {
+      readonly kind: 'scriptServed'
+      readonly script: ScriptName
+      /** Of script `boot`: which boot its credentials are for, and of which image. */
+      readonly bootId: string | undefined
+      readonly image: string | undefined
+      readonly encrypted: boolean
+    }
+  /** The script said on its way how it goes: `step` is one of the script's own words. */
+  | { readonly kind: 'machineReported'; readonly step: string; readonly error: string | undefined }
+
+  // iSCSI
+  | {
+      readonly kind: 'iscsiLogin'
+      readonly sessionId: number
+      readonly stage: Stage
+      readonly initiatorName: string
+      readonly targetName: string | undefined
+      readonly isid: string
+      readonly bootId: string | undefined
+      readonly authentication: 'none' | 'oneWay' | 'mutual'
+      /** Undefined without CHAP. */
+      readonly algorithm: string | undefined
+      /** It took the place of a session that a power cut or a restart left behind. */
+      readonly reinstated: boolean
+    }
+  | {
+      readonly kind: 'iscsiLoginFailed'
+      readonly initiatorName: string | undefined
+      readonly targetName: string | undefined
+      readonly reason: string
+      readonly detail: string
+    }
+  | { readonly kind: 'firstRead'; readonly sessionId: number }
+  | { readonly kind: 'firstWrite'; readonly sessionId: number }
+  /** All sessions of the machine together, since its attempt began. */
+  | { readonly kind: 'progress'; readonly readBytes: number; readonly writtenBytes: number }
+  | {
+      readonly kind: 'sessionClosed'
+      readonly sessionId: number
+      readonly reason: string
+      readonly readBytes: number
+      readonly writtenBytes: number
+    }
+  | { readonly kind: 'addressSlowed'; readonly failureCount: number; readonly untilMs: number }
+
+  // The fleet
+  | { readonly kind: 'machineSeen'; readonly uuid: string | undefined; readonly serial: string | undefined }
+  | { readonly kind: 'held'; readonly reason: string }
+  | { readonly kind: 'admitted'; readonly by: 'person' | 'configuration' | 'policy' }
+  | { readonly kind: 'refused'; readonly reason: string }
+  /** The MAC address came with another UUID: a changed board, or an impostor. */
+  | { readonly kind: 'identityAlarm'; readonly knownUuid: string; readonly seenUuid: string }
+  | { readonly kind: 'credentialsMinted'; readonly bootId: string }
+  | { readonly kind: 'credentialsEnded'; readonly bootId: string; readonly reason: 'nextBoot' | 'released' | 'refused' }
+
+  // The machine's disk
+  | { readonly kind: 'cloneReady'; readonly image: string; readonly policy: string; readonly path: string | undefined }
+  | { readonly kind: 'diskFailed'; readonly operation: string; readonly reason: string; readonly hint: string }
+
+  // Anybody
+  /** The boot cannot go on. `step` names where, `hint` what a person does next. */
+  | { readonly kind: 'failed'; readonly step: string; readonly reason: string; readonly hint: string }
+  /** Bytes that break a protocol. At most a few a second reach the journal. */
+  | { readonly kind: 'peerBroken'; readonly protocol: string; readonly detail: string }
+  | { readonly kind: 'serviceReady'; readonly service: string; readonly endpoint: string }
+  | { readonly kind: 'serviceFailed'; readonly service: string; readonly reason: string; readonly hint: string }
+  | { readonly kind: 'stopping' }
+
+/** boot: the disk, with credentials. held: wait for admission. refused: go away. local: the firmware's own disk. */
+export type ScriptName = 'boot' | 'held' | 'refused' | 'local'
+
+/** Whose event it is, as far as is known. */
+export type EventSource = {
+  readonly mac: Mac | undefined
+  /** Where the machine spoke from, dotted. */
+  readonly address: string | undefined
+}
+
+export type BootEvent = Happening & EventSource & EventStamp
+
+export type EventStamp = {
+  /** Counts up by one; never reused, not even across restarts where there is a store. */
+  readonly id: number
+  /** Milliseconds since 1970-01-01 UTC. */
+  readonly atMs: number
+}
+
+export type EventKind = Happening['kind']
+
+/** Whose ISID this is (RFC 7143 §11.12.5): initiators can be told apart by the range that they take theirs from. */
+export function stageOfIsid(isid: string): Stage {
+  // Type 01b, enterprise number 10019: Fen Systems, which is iPXE.
+  if (isid.startsWith('40002723')) return 'ipxe'
+  // Type 00b with Cisco's OUI 00023d: open-iscsi's.
+  if (isid.startsWith('00023d')) return 'system'
+  return 'unknown'
+}

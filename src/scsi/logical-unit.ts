@@ -1,0 +1,281 @@
+/**
+ * One disk: its geometry, what initiators have set and reserved, and the path of every command through it.
+ *
+ * A command passes, in this order: order among tasks, known opcode, pending unit attention, reservations, readiness,
+ * write protection; then its handler runs. Whatever the handler throws ends that task and no other.
+ */
+import { assert } from '../base/assert.ts'
+import type { BlockDevice } from '../block/device.ts'
+import type { Command, Reply } from './command.ts'
+import { commandOf } from './command-table.ts'
+import { senseOf } from './device-access.ts'
+import { waitingTasksMax } from './limits.ts'
+import { defaultMode, type ModeState } from './mode.ts'
+import { RangeGate } from './range-gate.ts'
+import { CheckCondition, type Condition, condition, encodeSense, invalidCdbField, type SenseDetail } from './sense.ts'
+import { type Nexus, scsiStatus, type Task } from './task.ts'
+
+export interface DiskOptions {
+  readonly device: BlockDevice
+  /** At most 32 printable ASCII characters, the same for this disk after every restart and on every path. */
+  readonly serialNumber: string
+  /** What an LBA counts. Not less than the device's own block. Default 512, or the device's. */
+  readonly logicalBlockBytes?: 512 | 4096
+  /** Below this a write costs a read. Default 4096. */
+  readonly physicalBlockBytes?: number
+  readonly vendor?: string
+  readonly product?: string
+  readonly revision?: string
+}
+
+/** What the unit knows of the target around it. */
+export interface TargetContext {
+  /** The iSCSI name. */
+  readonly targetName: string
+  /** Relative target port identifiers run from 1 to this. */
+  readonly portCount: number
+  /** LUNs of all units. */
+  readonly luns: readonly number[]
+  /** A device's error, or a mistake of ours, that ended a task: for the log. */
+  report(error: unknown): void
+}
+
+/** What one unit keeps for one initiator port at one target port. */
+export interface NexusRecord {
+  readonly nexus: Nexus
+  /** Oldest first, each at most once. SAM-5 §5.14. */
+  readonly attentions: Condition[]
+}
+
+export interface NotReady {
+  readonly condition: Condition
+  readonly detail: SenseDetail
+}
+
+const noSense = new Uint8Array(0)
+
+export class LogicalUnit {
+  readonly device: BlockDevice
+  readonly number: number
+  readonly serialNumber: string
+  readonly vendor: string
+  readonly product: string
+  readonly revision: string
+  readonly blockBytes: number
+  readonly physicalBlockBytes: number
+  readonly ranges: RangeGate = new RangeGate()
+  /** NAA 3h: 60 bits that we choose, made from the serial number so that they stay. SPC-4 §7.8.5.6.4. */
+  readonly locallyAssignedName: bigint
+  blockCount: number
+  mode: ModeState = defaultMode()
+  /** Why commands to the medium are refused for now. */
+  notReady: NotReady | undefined
+  isPrefetching = false
+
+  readonly #context: TargetContext
+  readonly #records = new Map<Nexus, NexusRecord>()
+  readonly #waiting: Task[] = []
+  #inFlight = 0
+  #lendTo: Task | undefined
+  readonly #lendPiece = (bytes: Uint8Array): void => {
+    this.#lendTo?.lend(bytes)
+  }
+
+  constructor(number: number, options: DiskOptions, context: TargetContext) {
+    const { device } = options
+    this.device = device
+    this.number = number
+    this.serialNumber = options.serialNumber
+    assert(/^[\x21-\x7e]{1,32}$/.test(this.serialNumber), 'a serial number is 1 to 32 printable characters')
+    this.vendor = options.vendor ?? 'SLIPWAY'
+    this.product = options.product ?? 'NETWORK DISK'
+    this.revision = options.revision ?? '1'
+    this.blockBytes = options.logicalBlockBytes ?? Math.max(512, device.blockBytes)
+    assert(this.blockBytes % device.blockBytes === 0, 'a logical block is whole blocks of the device')
+    this.physicalBlockBytes = Math.max(options.physicalBlockBytes ?? 4096, this.blockBytes)
+    this.blockCount = Math.floor(device.sizeBytes / this.blockBytes)
+    this.locallyAssignedName = (3n << 60n) | (hash64(this.serialNumber) >> 4n)
+    this.#context = context
+  }
+
+  get targetName(): string {
+    return this.#context.targetName
+  }
+
+  get portCount(): number {
+    return this.#context.portCount
+  }
+
+  get lunsOfTarget(): readonly number[] {
+    return this.#context.luns
+  }
+
+  /** Why a write would be refused, if it would. */
+  get writeProtection(): Condition | undefined {
+    if (this.device.readOnly) return condition.writeProtected
+    return this.mode.softwareWriteProtect ? condition.softwareWriteProtected : undefined
+  }
+
+  report(error: unknown): void {
+    this.#context.report(error)
+  }
+
+  // ---- initiators
+
+  attach(nexus: Nexus): NexusRecord {
+    const record: NexusRecord = { nexus, attentions: [condition.powerOnOrReset] }
+    this.#records.set(nexus, record)
+    return record
+  }
+
+  /** I_T nexus loss: what was kept for this nexus alone goes. */
+  detach(nexus: Nexus): void {
+    this.#records.delete(nexus)
+  }
+
+  /** Queues a unit attention for everybody, or for everybody but one. */
+  attention(what: Condition, except?: NexusRecord): void {
+    for (const record of this.#records.values()) if (record !== except) raise(record, what)
+  }
+
+  // ---- tasks
+
+  execute(task: Task): void {
+    // Head of queue passes those that wait; an ordered task waits for all that began before it. SAM-5 §8.6.
+    const waits = this.#waiting.length > 0 || (task.attribute === 'ordered' && this.#inFlight > 0)
+    if (!waits || task.attribute === 'headOfQueue') {
+      this.#run(task)
+    } else if (this.#waiting.length < waitingTasksMax) {
+      this.#waiting.push(task)
+    } else {
+      task.fail(scsiStatus.taskSetFull, noSense)
+    }
+  }
+
+  /** Logical unit reset, SAM-5 §6.3.3: what initiators set is forgotten, tasks that still wait were aborted. */
+  reset(what: Condition): void {
+    this.#waiting.splice(0, this.#waiting.length, ...this.#waiting.filter((task) => !task.aborted))
+    this.mode = defaultMode()
+    this.attention(what)
+  }
+
+  /** The device has another size now. SBC-3 §4.5: everybody is told. */
+  capacityChanged(): void {
+    this.blockCount = Math.floor(this.device.sizeBytes / this.blockBytes)
+    this.attention(condition.capacityChanged)
+  }
+
+  /** Passes cached memory to the transport without a copy; false if the device has none. */
+  lend(task: Task, offset: number, bytes: number): boolean {
+    if (this.device.lend === undefined) return false
+    this.#lendTo = task
+    return this.device.lend(offset, bytes, this.#lendPiece)
+  }
+
+  #run(task: Task): void {
+    const command = commandOf(this, task.cdb)
+    let reply: Reply
+    try {
+      reply = this.#admit(command, task)
+    } catch (error) {
+      this.#end(task, command, error)
+      return
+    }
+    if (typeof reply === 'number') task.good(reply)
+    else void this.#endLater(task, command, reply)
+  }
+
+  #admit(command: Command | undefined, task: Task): Reply {
+    const from = this.#records.get(task.nexus) ?? this.attach(task.nexus)
+    if (command === undefined) throw unknownCommand(this, task.cdb)
+    if (from.attentions.length > 0 && command.ignoresAttention !== true) {
+      throw new CheckCondition(from.attentions.shift() as Condition)
+    }
+    const { cdb } = task
+    // NACA: we have no auto contingent allegiance. SAM-5 §5.2.
+    if (((cdb[controlByte(cdb)] as number) & 0x04) !== 0) throw invalidCdbField(controlByte(cdb), 2)
+    if (this.notReady !== undefined && command.duringSanitize !== true) {
+      throw new CheckCondition(this.notReady.condition, this.notReady.detail)
+    }
+    if (command.writes === true) {
+      const protection = this.writeProtection
+      if (protection !== undefined) throw new CheckCondition(protection)
+    }
+    return command.run(this, task, from)
+  }
+
+  async #endLater(task: Task, command: Command | undefined, reply: Promise<number>): Promise<void> {
+    this.#inFlight++
+    try {
+      const wanted = await reply
+      this.#inFlight--
+      task.good(wanted)
+    } catch (error) {
+      this.#inFlight--
+      this.#end(task, command, error)
+    }
+    this.#runWaiting()
+  }
+
+  #runWaiting(): void {
+    for (;;) {
+      const next = this.#waiting[0]
+      if (next === undefined || (next.attribute === 'ordered' && this.#inFlight > 0)) return
+      this.#waiting.shift()
+      if (!next.aborted) this.#run(next)
+    }
+  }
+
+  /** The one place where an error becomes a status. SPC-4 §4.5. */
+  #end(task: Task, command: Command | undefined, error: unknown): void {
+    const descriptorFormat = this.mode.descriptorSense
+    if (error instanceof CheckCondition) {
+      const sense = encodeSense(error.condition, error.detail, descriptorFormat)
+      task.fail(scsiStatus.checkCondition, sense, error.detail.bytesWanted)
+      return
+    }
+    this.report(error)
+    const what = senseOf(error, command?.writes === true) ?? condition.internalTargetFailure
+    task.fail(scsiStatus.checkCondition, encodeSense(what, {}, descriptorFormat))
+  }
+}
+
+/** Each condition waits at most once; a reset says more than whatever came before it. */
+function raise(record: NexusRecord, what: Condition): void {
+  if (record.attentions.includes(what)) return
+  if (what.code >> 8 === 0x29) record.attentions.length = 0
+  record.attentions.push(what)
+}
+
+/** CONTROL is the last byte of a CDB, whose length is in its opcode's group. SPC-4 §4.2.5.1. */
+function controlByte(cdb: Uint8Array): number {
+  switch ((cdb[0] as number) >> 5) {
+    case 0:
+      return 5
+    case 1:
+    case 2:
+      return 9
+    case 4:
+      return 15
+    default:
+      return 11
+  }
+}
+
+/** An opcode that has service actions was known; the service action was not: then the field is wrong. SPC-4 §4.2.5.2. */
+function unknownCommand(unit: LogicalUnit, cdb: Uint8Array): CheckCondition {
+  const opcode = cdb[0] as number
+  for (let serviceAction = 0; serviceAction < 0x20; serviceAction++) {
+    if (commandOf(unit, Uint8Array.of(opcode, serviceAction)) !== undefined) return invalidCdbField(1, 4)
+  }
+  return new CheckCondition(condition.invalidOpcode, { field: { where: 'cdb', byte: 0 } })
+}
+
+/** FNV-1a, 64 bits: spreads serial numbers that differ in one character. */
+function hash64(text: string): bigint {
+  let hash = 0xcbf2_9ce4_8422_2325n
+  for (let i = 0; i < text.length; i++) {
+    hash = ((hash ^ BigInt(text.charCodeAt(i))) * 0x100_0000_01b3n) & 0xffff_ffff_ffff_ffffn
+  }
+  return hash
+}

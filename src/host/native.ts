@@ -15,8 +15,10 @@ export interface Native {
   pwrite(fd: number, bytes: Uint8Array, byteCount: number, offset: number): number
   fallocate(fd: number, mode: number, offset: number, bytes: number): number
   sendto(fd: number, bytes: Uint8Array, byteCount: number, flags: number, to: Uint8Array, toBytes: number): number
+  send(fd: number, bytes: Uint8Array, byteCount: number, flags: number): number
   writev(fd: number, iov: Uint8Array, count: number): number
   socket(domain: number, type: number, protocol: number): number
+  connect(fd: number, address: Uint8Array, addressBytes: number): number
   bind(fd: number, address: Uint8Array, addressBytes: number): number
   setsockopt(fd: number, level: number, name: number, value: Uint8Array, valueBytes: number): number
   ioctl(fd: number, request: number, argument: Uint8Array): number
@@ -44,8 +46,10 @@ function load(): Native | undefined {
     pwrite: libc.func('int64_t pwrite(int fd, void *bytes, uint64_t byteCount, int64_t offset)'),
     fallocate: libc.func('int fallocate(int fd, int mode, int64_t offset, int64_t bytes)'),
     sendto: libc.func('int64_t sendto(int fd, void *bytes, uint64_t byteCount, int flags, void *to, uint32_t toBytes)'),
+    send: libc.func('int64_t send(int fd, void *bytes, uint64_t byteCount, int flags)'),
     writev: libc.func('int64_t writev(int fd, void *iov, int count)'),
     socket: libc.func('int socket(int domain, int type, int protocol)'),
+    connect: libc.func('int connect(int fd, void *address, uint32_t addressBytes)'),
     bind: libc.func('int bind(int fd, void *address, uint32_t addressBytes)'),
     setsockopt: libc.func('int setsockopt(int fd, int level, int name, void *value, uint32_t valueBytes)'),
     ioctl: libc.func('int ioctl(int fd, uint64_t request, void *argument)'),

@@ -26,6 +26,28 @@ test('a datagram arrives with its sender, and its answer comes back', async () =
   client.close()
 })
 
+test('a connected socket hears its peer only, and is told when the peer is gone', async () => {
+  const heard: string[] = []
+  let gone = 0
+  const peer = await systemUdp.bind({ address: '127.0.0.1', port: 0 }, (_, from) => {
+    peer.send(new TextEncoder().encode('peer'), from)
+    stranger.send(new TextEncoder().encode('stranger'), from)
+  })
+  const stranger = await systemUdp.bind({ address: '127.0.0.1', port: 0 }, () => {})
+  const binding = { address: '127.0.0.1', port: 0, peer: peer.local, peerGone: () => gone++ }
+  const socket = await systemUdp.bind(binding, (bytes) => heard.push(new TextDecoder().decode(bytes)))
+  socket.send(new TextEncoder().encode('ahoy'), peer.local)
+  await until(() => heard.length > 0)
+  peer.close()
+  while (gone === 0) {
+    socket.send(new TextEncoder().encode('anybody?'), peer.local)
+    await new Promise((resolve) => setTimeout(resolve, 1))
+  }
+  expect(heard).toEqual(['peer'])
+  socket.close()
+  stranger.close()
+})
+
 test('a socket bound to an interface hears that one only', async () => {
   const socket = await systemUdp.bind({ address: '0.0.0.0', port: 0, interfaceName: 'lo' }, () => {})
   expect(socket.local.port).toBeGreaterThan(0)

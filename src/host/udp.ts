@@ -42,7 +42,8 @@ export const systemUdp: UdpNetwork = {
       throw describeListen({ protocol: 'UDP', port: binding.port, on }, error)
     }
     if (native === undefined && binding.broadcast === true) socket.setBroadcast(true)
-    return new SystemUdpSocket(socket, fd, receive)
+    if (native === undefined && binding.peer !== undefined) await connect(socket, binding.peer)
+    return new SystemUdpSocket(socket, fd, binding, receive)
   },
 }
 
@@ -51,26 +52,35 @@ class SystemUdpSocket implements UdpSocket {
   readonly #socket: Socket
   readonly #fd: number | undefined
   readonly #to = new Uint8Array(16)
+  readonly #connected: boolean
   #open = true
 
-  constructor(socket: Socket, fd: number | undefined, receive: UdpReceiver) {
+  constructor(socket: Socket, fd: number | undefined, { peer, peerGone }: UdpBinding, receive: UdpReceiver) {
     this.#socket = socket
     this.#fd = fd
     const { address, port } = socket.address()
     this.local = { address, port }
     socket.on('message', (bytes, from) => receive(bytes, from))
+    this.#connected = peer !== undefined
     // A port-unreachable for an earlier packet comes back as an error on the socket; the next packet may well arrive.
-    socket.on('error', () => {})
+    socket.on('error', (error) => {
+      if (codeOf(error) === 'ECONNREFUSED') peerGone?.()
+    })
   }
 
   send(bytes: Uint8Array, to: Endpoint): void {
     if (!this.#open) return
-    const address = parseIpv4(to.address)
-    assert(address !== undefined, 'a UDP packet is sent to an IPv4 address')
     if (native === undefined || this.#fd === undefined) {
-      this.#socket.send(Uint8Array.from(bytes), to.port, to.address, () => {})
+      if (this.#connected) this.#socket.send(Uint8Array.from(bytes), () => {})
+      else this.#socket.send(Uint8Array.from(bytes), to.port, to.address, () => {})
       return
     }
+    if (this.#connected) {
+      native.send(this.#fd, bytes, bytes.byteLength, sendNow)
+      return
+    }
+    const address = parseIpv4(to.address)
+    assert(address !== undefined, 'a UDP packet is sent to an IPv4 address')
     writeSockaddr(this.#to, address, to.port)
     native.sendto(this.#fd, bytes, bytes.byteLength, sendNow, this.#to, this.#to.byteLength)
   }
@@ -80,6 +90,10 @@ class SystemUdpSocket implements UdpSocket {
     this.#open = false
     this.#socket.close()
   }
+}
+
+function connect(socket: Socket, peer: Endpoint): Promise<void> {
+  return new Promise((resolve) => socket.connect(peer.port, peer.address, () => resolve()))
 }
 
 /** A bound socket, or throws an Error whose `code` is the errno's name. */
@@ -101,6 +115,12 @@ function openSocket(libc: Native, binding: UdpBinding): number {
     const sockaddr = new Uint8Array(16)
     writeSockaddr(sockaddr, address, binding.port)
     check(libc, libc.bind(fd, sockaddr, sockaddr.byteLength))
+    if (binding.peer !== undefined) {
+      const peerAddress = parseIpv4(binding.peer.address)
+      assert(peerAddress !== undefined, 'a UDP socket is connected to an IPv4 address')
+      writeSockaddr(sockaddr, peerAddress, binding.peer.port)
+      check(libc, libc.connect(fd, sockaddr, sockaddr.byteLength))
+    }
     return fd
   } catch (error) {
     libc.close(fd)

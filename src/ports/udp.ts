@@ -13,6 +13,10 @@ export interface UdpBinding {
   readonly broadcast?: boolean
   /** Several programs may listen on this port (a DHCP server and a proxyDHCP beside it). */
   readonly reuseAddress?: boolean
+  /** Connected: packets of nobody else arrive, and every packet goes there. Sending and receiving cost less. */
+  readonly peer?: Endpoint
+  /** For a socket with a `peer`: ICMP said that nobody listens there (any more). May come again. */
+  readonly peerGone?: () => void
 }
 
 export interface UdpSocket {

@@ -66,8 +66,10 @@ export type TftpEvent =
       readonly kind: 'refused'
       readonly from: Endpoint
       readonly name: string
-      readonly reason: 'writeRequest' | 'badMode' | 'badName' | 'netasciiTooLarge' | 'busy' | 'catalogueFailed'
+      readonly reason: 'writeRequest' | 'badMode' | 'badName' | 'netasciiTooLarge' | 'busy'
     }
+  /** Our side: the catalogue could not be asked, or there was no socket to be had. The client got ERROR 0. */
+  | { readonly kind: 'failed'; readonly from: Endpoint; readonly name: string; readonly detail: string }
   /** Bytes that are no TFTP request; `detail` says where and why. */
   | { readonly kind: 'malformed'; readonly from: Endpoint; readonly detail: string }
 

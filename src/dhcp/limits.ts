@@ -55,3 +55,7 @@ export const solicitorSeconds: number = 120
 
 /** Offers that a probe collects: one a server, and nobody has more servers. */
 export const probeOffersMax: number = 64
+
+/** The lease file is written anew when it has this many times as many lines as leases, and at least so many lines. */
+export const compactionFactor: number = 4
+export const compactionLinesMin: number = 16_384

@@ -78,6 +78,7 @@ export function leaseReply(terms: LeaseReply): Message {
   if (network.domainNameServers.length > 0) options.set(option.domainNameServers, network.domainNameServers)
   const fields = bootFields(boot, client, request, network.serverAddress, options)
   echo(request, options)
+  if (boot.kind !== 'ignore' && boot.hostName !== undefined) options.set(option.hostName, boot.hostName)
   if (yourAddress !== 0) {
     // RFC 2131 §4.4.5: half and seven eighths, said because some clients take 0 otherwise.
     options.set(option.renewalSeconds, Math.floor(network.leaseSeconds / 2))
@@ -148,7 +149,6 @@ function bootFields(
   const wanted = request.options.get(option.parameterList)
   // The old iPXE takes the ROM's part too: any that sends option 175 understands it.
   if (request.options.has(option.ipxe)) options.set(option.ipxe, ipxeDirections)
-  if (boot.hostName !== undefined) options.set(option.hostName, boot.hostName)
   if (boot.kind === 'addressOnly') return noFields
 
   const { bootFile } = boot

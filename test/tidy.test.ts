@@ -90,7 +90,7 @@ test('names say what a file is about', () => {
 
 test('no path of a build machine and no leftover of work in progress is in a source file', () => {
   const forbidden = [/\/wo[r]k\//, /\bTO[D]O\b/, /\bFI[X]ME\b/, /\bX[X]X\b/]
-  const folders = ['src', 'test', 'bench', 'scripts', 'docs']
+  const folders = ['src', 'test', 'bench', 'lab', 'scripts', 'docs']
   for (const folder of folders) {
     for (const name of readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })) {
       if (!/\.(ts|mjs|md|toml|service)$/.test(name)) continue

@@ -1,0 +1,175 @@
+/**
+ * A diskless PC in QEMU, its firmware untouched, on the lab's network. Its serial console is its screen: SeaBIOS and iPXE
+ * show there what they would show on a monitor (QEMU's `graphics=off` tells SeaBIOS to), and so do OVMF, GRUB and Linux.
+ */
+import { access, copyFile, mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { performance } from 'node:perf_hooks'
+import type { Mac } from '../src/base/address.ts'
+import { OperationError } from '../src/base/errors.ts'
+import type { Child } from './child.ts'
+import type { LabNetwork } from './namespace.ts'
+import { FrameRedirector, PlainPxe } from './plain-pxe.ts'
+import { Screen, type Seen } from './screen.ts'
+
+export type Firmware =
+  /** SeaBIOS and the network card's own iPXE ROM. */
+  | 'bios-ipxe-rom'
+  /** SeaBIOS and a PXE ROM that does not say it is iPXE: gets its loader by TFTP. */
+  | 'bios-pxe'
+  /** OVMF: UEFI's own PXE. */
+  | 'uefi'
+  /** U-Boot for x86_64; stops at its prompt, where `type` gives it commands. */
+  | 'uboot-x86'
+
+export type MachineOptions = {
+  readonly network: LabNetwork
+  readonly firmware: Firmware
+  readonly mac?: Mac
+  /** SMBIOS system UUID and serial number: what DHCP option 97 and iPXE tell the server. */
+  readonly uuid?: string
+  readonly serialNumber?: string
+  readonly memoryMebibytes?: number
+}
+
+const ovmfCode = '/usr/share/OVMF/OVMF_CODE_4M.fd'
+const ovmfVariables = '/usr/share/OVMF/OVMF_VARS_4M.fd'
+const uboot = '/usr/lib/u-boot/qemu-x86_64/u-boot.rom'
+
+/** The Debian package of each file a firmware needs. */
+const packageOf: Readonly<Record<string, string>> = {
+  [ovmfCode]: 'ovmf',
+  [ovmfVariables]: 'ovmf',
+  [uboot]: 'u-boot-qemu',
+  '/usr/lib/ipxe/qemu/pxe-virtio.rom': 'ipxe-qemu',
+}
+
+export class Machine {
+  readonly mac: Mac
+  readonly screen: Screen
+  readonly #qemu: Child
+  readonly #poweredOnAtMs: number
+  readonly #cleanUp: () => Promise<void>
+
+  private constructor(mac: Mac, qemu: Child, cleanUp: () => Promise<void>) {
+    this.mac = mac
+    this.screen = new Screen()
+    this.#qemu = qemu
+    this.#poweredOnAtMs = performance.now()
+    this.#cleanUp = cleanUp
+    qemu.output.on('data', (chunk: Buffer) => this.screen.feed(chunk, this.upMs()))
+    void qemu.exited.then(() => {
+      const words = qemu.errorText
+      this.screen.close(words === '' ? 'the machine is off' : `QEMU ended: ${words}`, this.upMs())
+    })
+  }
+
+  /** Switches a machine on. @throws {OperationError} firmwareMissing */
+  static async powerOn(options: MachineOptions): Promise<Machine> {
+    const mac = options.mac ?? '52:54:00:77:00:10'
+    const folder = await mkdtemp(join(tmpdir(), 'slipway-machine-'))
+    const redirector = new FrameRedirector()
+    const tap = await options.network.addTap()
+    const cleanUp = async (): Promise<void> => {
+      redirector.close()
+      await options.network.removeTap(tap)
+      await rm(folder, { recursive: true, force: true })
+    }
+    try {
+      const firmware = await firmwareArguments(options.firmware, folder, mac)
+      const plainPxe = new PlainPxe()
+      const filter =
+        options.firmware === 'bios-pxe' ? await redirector.listen(folder, 'n0', (frame) => plainPxe.rewrite(frame)) : []
+      const command = [
+        'qemu-system-x86_64',
+        ...['-accel', 'tcg', '-m', String(options.memoryMebibytes ?? 512)],
+        ...['-nodefaults', '-vga', 'none', '-display', 'none'],
+        ...['-chardev', 'stdio,id=console,signal=off', '-serial', 'chardev:console'],
+        // vnet_hdr=off: a filter would see offload headers before the frames.
+        ...['-netdev', `tap,id=n0,ifname=${tap},script=no,downscript=no,vnet_hdr=off`],
+        ...firmware,
+        ...filter,
+        ...smbios(options),
+      ]
+      return new Machine(mac, options.network.start(command, { name: 'qemu-system-x86_64' }), cleanUp)
+    } catch (error) {
+      await cleanUp()
+      throw error
+    }
+  }
+
+  /** Milliseconds since power-on. */
+  upMs(): number {
+    return performance.now() - this.#poweredOnAtMs
+  }
+
+  get isOn(): boolean {
+    return this.#qemu.running
+  }
+
+  /** The first match on the screen after the one before it. @throws {OperationError} notSeen */
+  waitFor(pattern: RegExp | string, timeoutMs: number): Promise<Seen> {
+    return this.screen.waitFor(pattern, timeoutMs)
+  }
+
+  /** Keys on the serial console. */
+  type(text: string): void {
+    this.#qemu.write(text)
+  }
+
+  /** Pulls the plug. The network card is gone when it resolves. */
+  async powerOff(): Promise<void> {
+    await this.#qemu.stop('SIGKILL')
+    await this.#cleanUp()
+  }
+}
+
+async function firmwareArguments(firmware: Firmware, folder: string, mac: Mac): Promise<string[]> {
+  switch (firmware) {
+    case 'bios-ipxe-rom':
+    case 'bios-pxe':
+      await needFile('/usr/lib/ipxe/qemu/pxe-virtio.rom')
+      return ['-machine', 'pc,graphics=off', '-device', `virtio-net-pci,netdev=n0,mac=${mac}`]
+    case 'uefi': {
+      await needFile(ovmfCode)
+      await needFile(ovmfVariables)
+      // OVMF writes its boot entries there: each machine has its own copy.
+      const variables = join(folder, 'variables.fd')
+      await copyFile(ovmfVariables, variables)
+      return [
+        ...['-machine', 'q35,graphics=off'],
+        ...['-drive', `if=pflash,format=raw,unit=0,readonly=on,file=${ovmfCode}`],
+        ...['-drive', `if=pflash,format=raw,unit=1,file=${variables}`],
+        // Without the card's ROM, which is iPXE again: OVMF has a driver and PXE of its own.
+        ...['-device', `virtio-net-pci,netdev=n0,mac=${mac},romfile=,bootindex=0`],
+      ]
+    }
+    case 'uboot-x86':
+      await needFile(uboot)
+      // e1000e: U-Boot 2023.01's virtio-net stops receiving after a burst.
+      return ['-machine', 'q35', '-bios', uboot, '-device', `e1000e,netdev=n0,mac=${mac},romfile=`]
+  }
+}
+
+function smbios(options: MachineOptions): string[] {
+  const fields = [
+    ...(options.uuid === undefined ? [] : [`uuid=${options.uuid}`]),
+    ...(options.serialNumber === undefined ? [] : [`serial=${options.serialNumber}`]),
+  ]
+  return fields.length === 0 ? [] : ['-smbios', `type=1,${fields.join(',')}`]
+}
+
+async function needFile(path: string): Promise<void> {
+  try {
+    await access(path)
+  } catch (error) {
+    const name = packageOf[path] ?? ''
+    throw new OperationError(
+      'firmwareMissing',
+      `${path} is not there.`,
+      `As root: apt-get install --no-install-recommends ${name}`,
+      { cause: error },
+    )
+  }
+}

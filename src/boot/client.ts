@@ -1,6 +1,8 @@
+/** Who asks, and how to say so. */
 import type { Mac } from '../base/address.ts'
+import { unreachable } from '../base/assert.ts'
 
-/** Who asks. A DHCP room's description of a client fits as it is. */
+/** What is known of the program that asks. The DHCP room's description of a client fits as it is. */
 export type Client = {
   readonly mac: Mac
   readonly program: Program
@@ -17,3 +19,45 @@ export type Program =
   | { readonly kind: 'other' }
 
 export type Architecture = 'bios' | 'x86' | 'x86_64' | 'arm32' | 'arm64' | 'riscv64' | 'loongarch64' | 'unknown'
+
+/** 'UEFI x86_64', 'iPXE 1.0.0 on BIOS'. For people. */
+export function describeClient(client: Client): string {
+  const { program, architecture } = client
+  const platform = architecture === 'bios' ? 'BIOS' : architecture === 'unknown' ? '' : `UEFI ${architecture}`
+  switch (program.kind) {
+    case 'pxe':
+      return platform === '' ? 'PXE' : `${platform} by PXE`
+    case 'uefiHttp':
+      return `${platform} by HTTP`
+    case 'ipxe':
+      return ['iPXE', program.version, platform === '' ? undefined : `on ${platform}`]
+        .filter((part) => part !== undefined)
+        .join(' ')
+    case 'uboot':
+      return architecture === 'unknown' ? 'U-Boot' : `U-Boot ${architecture}`
+    case 'linuxIpconfig':
+      return 'Linux'
+    case 'other':
+      return 'an operating system or a device'
+    default:
+      return unreachable(program)
+  }
+}
+
+/** Where in a boot this program runs: journal's stages. */
+export function stageOf(program: Program): 'firmware' | 'ipxe' | 'system' | 'unknown' {
+  switch (program.kind) {
+    case 'pxe':
+    case 'uefiHttp':
+    case 'uboot':
+      return 'firmware'
+    case 'ipxe':
+      return 'ipxe'
+    case 'linuxIpconfig':
+      return 'system'
+    case 'other':
+      return 'unknown'
+    default:
+      return unreachable(program)
+  }
+}

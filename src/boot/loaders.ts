@@ -2,9 +2,9 @@
 import type { Architecture } from './client.ts'
 
 export type Loader = {
-  /** The name it is asked for by. */
+  /** The name it is asked for by, without a folder. */
   readonly file: string
-  readonly program: 'ipxe' | 'grub' | 'shim' | 'pxelinux' | 'uki'
+  readonly program: 'ipxe'
   /** bios: a PXE network boot program. efi: an EFI application. */
   readonly platform: 'bios' | 'efi'
   /** The processor it was built for; `bios` for a PXE network boot program. */
@@ -13,6 +13,51 @@ export type Loader = {
   readonly features: ReadonlySet<string>
   /** Never puts the processor to rest, so U-Boot, which cannot wake it, may run it. */
   readonly runsUnderUboot: boolean
-  /** Signed for Secure Boot by somebody firmware trusts. */
-  readonly signed: boolean
+}
+
+const plainFeatures: readonly string[] = ['iscsi', 'http', 'tftp', 'dns', 'menu']
+const biosFeatures: ReadonlySet<string> = new Set([...plainFeatures, 'pxe', 'bzimage', 'vlan'])
+const efiFeatures: ReadonlySet<string> = new Set([...plainFeatures, 'efi', 'vlan'])
+const ownEfiFeatures: ReadonlySet<string> = new Set([...efiFeatures, 'https'])
+
+/**
+ * By file name, best first: how Debian and iPXE's makefiles name them. `snponly` uses the network card that the firmware
+ * booted from through the firmware's own driver, so it works wherever PXE did; `ipxe` brings drivers and may not have
+ * the right one. Debian's builds have no HTTPS (docs/quirks.md).
+ */
+const known: readonly Loader[] = [
+  bios('undionly.kpxe'),
+  bios('ipxe.pxe'),
+  efi('snponly.efi', 'x86_64', efiFeatures, false),
+  efi('ipxe.efi', 'x86_64', efiFeatures, false),
+  efi('snponly-arm64.efi', 'arm64', efiFeatures, false),
+  efi('ipxe-arm64.efi', 'arm64', efiFeatures, false),
+  // U-Boot's README.iscsi has its reader build these two, with HTTPS and with NAP_NULL: they never rest.
+  efi('snp.efi', 'x86_64', ownEfiFeatures, true),
+  efi('snp-arm64.efi', 'arm64', ownEfiFeatures, true),
+]
+
+/** What a file of this name is taken for; undefined if nothing is known of it. */
+export function knownLoader(file: string): Loader | undefined {
+  return known.find((loader) => loader.file === file)
+}
+
+/** Those of `files` that are known, best first. */
+export function loadersAmong(files: readonly string[]): readonly Loader[] {
+  return known.filter((loader) => files.includes(loader.file))
+}
+
+function bios(file: string): Loader {
+  return {
+    file,
+    program: 'ipxe',
+    platform: 'bios',
+    architecture: 'bios',
+    features: biosFeatures,
+    runsUnderUboot: false,
+  }
+}
+
+function efi(file: string, architecture: Architecture, features: ReadonlySet<string>, runsUnderUboot: boolean): Loader {
+  return { file, program: 'ipxe', platform: 'efi', architecture, features, runsUnderUboot }
 }

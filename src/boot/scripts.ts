@@ -1,0 +1,261 @@
+/**
+ * The scripts, one for each thing there is to tell a machine. Whatever happens, each ends in `exit 1`: iPXE then gives the
+ * machine back, and because it ends with an error, UEFI goes on to the next boot option instead of its menu (UEFI 2.10
+ * §3.1.1; a BIOS goes on either way).
+ */
+import type { Mac } from '../base/address.ts'
+import type { Secret } from '../base/secret.ts'
+import {
+  and,
+  blank,
+  chainReplace,
+  clear,
+  comment,
+  echo,
+  exit,
+  goto,
+  imgfetch,
+  imgfree,
+  iseq,
+  label,
+  line,
+  or,
+  plain,
+  sanboot,
+  secret,
+  set,
+  setting,
+  sleep,
+  whatever,
+  word,
+} from '../ipxe/command.ts'
+import { parseWord } from '../ipxe/parse.ts'
+import type { Line, Part, Script, Word } from '../ipxe/script.ts'
+import type { Refusal } from './choose-script.ts'
+import { diskPausesSeconds, pollPausesSeconds, pollsBetweenNotices, refusalSeconds, reportTimeoutMs } from './limits.ts'
+
+export type Login = { readonly user: string; readonly secret: Secret }
+
+export type BootScriptFacts = {
+  readonly mac: Mac
+  /** What people call the disk. */
+  readonly image: string
+  readonly bootId: string
+  /** Where the target listens, as the machine sees it. */
+  readonly portal: { readonly address: string; readonly port: number }
+  readonly targetName: string
+  readonly initiatorName: string
+  /** Undefined: the target asks for no proof. */
+  readonly initiator: Login | undefined
+  /** What the target must prove to the machine. Undefined: one-way CHAP, or none. */
+  readonly target: Login | undefined
+  /** Where failures are told; `reportUrl`. */
+  readonly reportUrl: string
+  /** Where a fresh script is, for when the secrets of this one are refused; undefined: enough of that. */
+  readonly refetchUrl: string | undefined
+}
+
+/** iPXE's numbers for what can go wrong at the disk, as ${errno:hexraw} shows them. Seen in 2019's and 2026's (docs/quirks.md). */
+const diskError = {
+  secretRefused: '410d618f',
+  targetUnproven: '020d628f',
+  noBootSector: '1d852039',
+} as const
+
+/** Logs in to the machine's disk and boots from it; tries again with growing pauses. Holds secrets: print it for the machine only. */
+export function bootScript(facts: BootScriptFacts): Script {
+  const { address, port } = facts.portal
+  return [
+    comment(`Slipway: boot ${facts.bootId} of ${plain(facts.mac)}`),
+    line(echo('')),
+    line(echo(`Slipway: ${plain(facts.mac)} boots ${plain(facts.image)} from ${address}`)),
+    line(set('initiator-iqn', facts.initiatorName)),
+    // All four, always: settings outlive a script, and one that ran before may have left its own.
+    ...credentials('username', 'password', facts.initiator),
+    ...credentials('reverse-username', 'reverse-password', facts.target),
+    ...tries(diskPausesSeconds, 'connect', 'give-up'),
+    blank,
+    label('connect'),
+    // Not `sanhook` first: on BIOS `sanboot` would then open a second session beside the first. Not `keep-san` either: a
+    // drive kept after a failure makes the next try fail for "address in use".
+    line(sanboot(word(diskUri(address, port, facts.targetName))), and(goto('returned')), whatever),
+    line(set('slipway-error', setting('errno:hexraw'))),
+    ...report(facts.reportUrl, 'disk-failed', setting('slipway-error')),
+    line(
+      echo('Slipway: the disk did not boot, try', setting('slipway-try'), 'of', String(diskPausesSeconds.length + 1)),
+    ),
+    line(iseq(setting('slipway-error'), diskError.secretRefused), and(goto('secret-refused')), whatever),
+    line(iseq(setting('slipway-error'), diskError.targetUnproven), and(goto('target-unproven')), whatever),
+    line(iseq(setting('slipway-error'), diskError.noBootSector), and(goto('no-boot-sector')), whatever),
+    line(echo('Why stands above; more at', word('https://ipxe.org/', setting('slipway-error')))),
+    line(echo(`Is Slipway running on ${address}, and does its firewall let TCP port ${port} through?`)),
+    ...pause(),
+    blank,
+    label('secret-refused'),
+    line(echo('The disk refused the secret of this script: a newer boot of this machine has begun.')),
+    ...(facts.refetchUrl === undefined
+      ? [line(goto('give-up'))]
+      : [
+          line(sleep('2'), or(goto('give-up'))),
+          line(chainReplace(uriWord(facts.refetchUrl)), or(goto('give-up'))),
+          // `--replace` ends this script here; an older iPXE that goes on must not fall into the next step.
+          line(goto('give-up')),
+        ]),
+    blank,
+    label('target-unproven'),
+    line(echo(`What answers at ${address} is not the disk that this script was made for.`)),
+    line(echo('It could not prove the secret of this boot. Look for another machine with that address.')),
+    line(goto('give-up')),
+    blank,
+    label('no-boot-sector'),
+    line(echo('The disk has no boot loader for this firmware. On the server, type: slipway doctor')),
+    line(goto('give-up')),
+    blank,
+    label('returned'),
+    line(echo('Slipway: the disk handed the machine back.')),
+    line(exit(1)),
+    ...giveUp(facts.reportUrl),
+  ]
+}
+
+export type HeldScriptFacts = {
+  readonly mac: Mac
+  readonly uuid: string | undefined
+  readonly serial: string | undefined
+  /** How many times it has asked before. */
+  readonly pollCount: number
+  /** Its script's URL with the count that follows. */
+  readonly pollUrl: string
+}
+
+/** Says that the machine waits for a person, and asks again until that person has decided. */
+export function heldScript(facts: HeldScriptFacts): Script {
+  const { mac, uuid, serial, pollCount } = facts
+  const notice: Line[] = [
+    line(echo('')),
+    line(echo('Slipway: this machine waits for admission.')),
+    line(echo('MAC address', plain(mac))),
+    ...(uuid === undefined ? [] : [line(echo('UUID', plain(uuid)))]),
+    ...(serial === undefined ? [] : [line(echo('Serial number', plain(serial)))]),
+    line(echo('To let it in, type on the server: slipway admit', plain(mac))),
+    line(echo("It then boots by itself. Ctrl-C goes on with the firmware's next device.")),
+    line(echo('')),
+  ]
+  return [
+    comment(`Slipway: ${plain(mac)} waits for admission`),
+    ...(pollCount % pollsBetweenNotices === 0 ? notice : []),
+    line(sleep(pollSeconds(pollCount)), or(goto('stopped'))),
+    ...tries(pollPausesSeconds, 'ask', 'stopped'),
+    blank,
+    label('ask'),
+    line(chainReplace(uriWord(facts.pollUrl)), and(goto('stopped')), whatever),
+    line(echo('Slipway does not answer, try', setting('slipway-try'), 'of', String(pollPausesSeconds.length + 1))),
+    ...pause(),
+    blank,
+    label('stopped'),
+    label('give-up'),
+    line(echo('Slipway: no longer waiting; the firmware goes on.')),
+    line(exit(1)),
+  ]
+}
+
+export type RefusedScriptFacts = {
+  readonly mac: Mac
+  readonly why: Refusal
+}
+
+const refusals: Readonly<Record<Refusal, readonly string[]>> = {
+  machine: ['this machine is not admitted here.', 'To let it in, type on the server: slipway admit'],
+  needsTls: [
+    'this machine gets its script by HTTPS only, and its iPXE asked without.',
+    'Add an iPXE with HTTPS that trusts this server, or allow HTTP for this machine:',
+  ],
+  needsIscsi: ['this iPXE was built without iSCSI.', 'Add one that has it to the loaders folder. It is for machine'],
+  noDisk: ['there is no disk image for this machine.', 'Assign one on the server, for machine'],
+}
+
+/** Says why not and what to do, leaves time to read it, and gives the machine back. */
+export function refusedScript(facts: RefusedScriptFacts): Script {
+  const [what = '', advice = ''] = refusals[facts.why]
+  return [
+    comment(`Slipway: ${plain(facts.mac)} is refused`),
+    line(echo('')),
+    line(echo(`Slipway: ${what}`)),
+    line(echo(advice, plain(facts.mac))),
+    line(sleep(String(refusalSeconds)), whatever),
+    line(exit(1)),
+  ]
+}
+
+/** Gives the machine back at once, for its own disk. */
+export function localScript(mac: Mac): Script {
+  return [comment(`Slipway: ${plain(mac)} boots its own disk`), line(exit(1))]
+}
+
+/** RFC 4173 §5: iscsi:server:protocol:port:LUN:target. LUN 0 is the machine's disk. */
+export function diskUri(address: string, port: number, targetName: string): string {
+  return `iscsi:${address}::${port}:0:${targetName}`
+}
+
+function credentials(user: string, password: string, login: Login | undefined): Line[] {
+  if (login === undefined) return [line(clear(user), whatever), line(clear(password), whatever)]
+  return [line(set(user, login.user)), line(set(password, secret(login.secret)))]
+}
+
+/**
+ * A loop that counts without arithmetic, which iPXE lacks: each try sets how long to pause after it and where to go then.
+ * After the last pause goes to `end`.
+ */
+function tries(pausesSeconds: readonly number[], start: string, end: string): Line[] {
+  const lines: Line[] = []
+  for (let index = 0; index <= pausesSeconds.length; index++) {
+    const pauseSeconds = pausesSeconds[index]
+    lines.push(
+      blank,
+      label(`try-${index + 1}`),
+      line(set('slipway-try', String(index + 1))),
+      line(set('slipway-pause', String(pauseSeconds ?? 0))),
+      line(set('slipway-next', pauseSeconds === undefined ? end : `try-${index + 2}`)),
+      line(goto(start)),
+    )
+  }
+  return lines
+}
+
+/** The other end of `tries`: pauses as long as the try said, and goes where it said. */
+function pause(): Line[] {
+  const next = goto(setting('slipway-next'))
+  return [
+    line(iseq(setting('slipway-pause'), '0'), and(next), whatever),
+    line(echo('Next try in', setting('slipway-pause'), 'seconds. Ctrl-C gives up.')),
+    line(sleep(setting('slipway-pause')), or(goto('give-up'))),
+    line(next),
+  ]
+}
+
+function giveUp(url: string): Line[] {
+  return [
+    blank,
+    label('give-up'),
+    ...report(url, 'gave-up', setting('slipway-error')),
+    line(echo('Slipway: no boot from the disk; the firmware goes on.')),
+    line(exit(1)),
+  ]
+}
+
+/** Costs at most its timeout, after a failure; nothing that follows depends on it. */
+function report(url: string, step: string, error: Part): Line[] {
+  const name = 'slipway-report'
+  const uri = word(...uriWord(`${url}&step=${step}&error=`), error)
+  return [line(imgfetch(uri, { name, timeoutMs: reportTimeoutMs }), whatever), line(imgfree(name), whatever)]
+}
+
+/** The first minute every 3 seconds, for the person who stands in front of it; then ever more seldom. */
+function pollSeconds(pollCount: number): string {
+  return pollCount < 20 ? '3' : pollCount < 100 ? '5' : '10'
+}
+
+/** Addresses bring settings of the machine's with them: ${uuid}. */
+function uriWord(uri: string): Word {
+  return parseWord(uri, 1)
+}

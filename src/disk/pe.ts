@@ -70,6 +70,7 @@ export async function readPe(source: ByteSource): Promise<PeImage | undefined> {
   // PE32+ has no BaseOfData and an 8-byte ImageBase and stack sizes: its directories begin 16 bytes later.
   const directoriesAt = optionalMagic === 0x20b ? 112 : 96
   const table = new Fields('PE', await source.read(peAt + 24 + optionalBytes, sectionCount * 40))
+  const longNames = await longNamesOf(source, coff.u32(12), coff.u32(16))
   const sections: PeSection[] = []
   for (let index = 0; index < sectionCount; index++) {
     // 8 name | 4 virtual size | 4 virtual address | 4 raw size | 4 raw offset | 4 | 4 | 2 | 2 | 4 characteristics
@@ -81,7 +82,7 @@ export async function readPe(source: ByteSource): Promise<PeImage | undefined> {
     if (offset + sizeBytes > source.sizeBytes)
       throw malformed('PE', `section ${table.ascii(at, 8)} reaches past the end`)
     const executable = (table.u32(at + 36) & 0x20000000) !== 0
-    sections.push({ name: table.ascii(at, 8), offset, sizeBytes, executable })
+    sections.push({ name: longNames(table.ascii(at, 8)), offset, sizeBytes, executable })
   }
   const directoryCount = optional.u32(directoriesAt - 4)
   const hasCertificates = directoryCount > certificateDirectory && optionalBytes >= directoriesAt + 40
@@ -133,6 +134,26 @@ export function parseSbat(text: string): SbatEntry[] {
       ? [{ component, generation: Number(generation), vendor, version }]
       : []
   })
+}
+
+/**
+ * Names over 8 characters stand as '/14': an offset into the string table behind the symbols. Real in shim. Where the
+ * table cannot be read the name stays as it is: no firmware looks at it.
+ */
+async function longNamesOf(
+  source: ByteSource,
+  symbolsAt: number,
+  symbolCount: number,
+): Promise<(name: string) => string> {
+  const stringsAt = symbolsAt + symbolCount * 18
+  if (symbolsAt === 0 || stringsAt + 4 > source.sizeBytes) return (name) => name
+  const sizeBytes = Math.min(source.sizeBytes - stringsAt, peTextBytesMax)
+  const strings = new Fields('PE', await source.read(stringsAt, sizeBytes))
+  return (name) => {
+    const match = /^\/(\d{1,7})$/.exec(name)
+    const at = Number(match?.[1] ?? 0)
+    return at === 0 || at >= sizeBytes ? name : strings.ascii(at, Math.min(64, sizeBytes - at))
+  }
 }
 
 /** The attribute certificate table: 4 length | 2 revision | 2 type | CMS, each entry padded to 8 bytes. */

@@ -22,11 +22,11 @@ const demo = {
   mtools: '/usr/bin/mcopy',
   dosfstools: '/usr/sbin/mkfs.fat',
   'busybox-static': '/bin/busybox',
-  cpio: '/usr/bin/cpio',
   iproute2: '/sbin/ip',
 }
 const test = {
   ...demo,
+  cpio: '/usr/bin/cpio',
   'libiscsi-bin': '/usr/bin/iscsi-test-cu',
   'qemu-block-extra': '/usr/share/doc/qemu-block-extra',
   'dnsmasq-base': '/usr/sbin/dnsmasq',

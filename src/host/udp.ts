@@ -16,6 +16,7 @@ const soReuseAddress = 2
 const soBroadcast = 6
 const soReceiveBuffer = 8
 const soBindToDevice = 25
+const soReceiveBufferForce = 33
 /** MSG_DONTWAIT | MSG_NOSIGNAL. */
 const sendNow = 0x40 | 0x4000
 /** A burst of requests waits in the kernel, not on the floor, while we answer the ones before. */
@@ -105,7 +106,10 @@ function openSocket(libc: Native, binding: UdpBinding): number {
     const on = Uint8Array.of(1, 0, 0, 0)
     const receiveBuffer = new Uint8Array(4)
     new DataView(receiveBuffer.buffer).setUint32(0, receiveBufferBytes, true)
-    libc.setsockopt(fd, solSocket, soReceiveBuffer, receiveBuffer, 4)
+    // Past net.core.rmem_max with CAP_NET_ADMIN; without it, up to there.
+    if (libc.setsockopt(fd, solSocket, soReceiveBufferForce, receiveBuffer, 4) !== 0) {
+      libc.setsockopt(fd, solSocket, soReceiveBuffer, receiveBuffer, 4)
+    }
     if (binding.reuseAddress === true) check(libc, libc.setsockopt(fd, solSocket, soReuseAddress, on, 4))
     if (binding.broadcast === true) check(libc, libc.setsockopt(fd, solSocket, soBroadcast, on, 4))
     if (binding.interfaceName !== undefined) {

@@ -21,6 +21,7 @@ import {
   line,
   or,
   plain,
+  plainText,
   sanboot,
   secret,
   set,
@@ -68,7 +69,7 @@ export function bootScript(facts: BootScriptFacts): Script {
   return [
     comment(`Slipway: boot ${facts.bootId} of ${plain(facts.mac)}`),
     line(echo('')),
-    line(echo(`Slipway: ${plain(facts.mac)} boots ${plain(facts.image)} from ${address}`)),
+    line(echo(`Slipway: ${plain(facts.mac)} boots ${plainText(facts.image)} from ${address}`)),
     line(set('initiator-iqn', facts.initiatorName)),
     // All four, always: settings outlive a script, and one that ran before may have left its own.
     ...credentials('username', 'password', facts.initiator),
@@ -136,7 +137,7 @@ export function heldScript(facts: HeldScriptFacts): Script {
     line(echo('Slipway: this machine waits for admission.')),
     line(echo('MAC address', plain(mac))),
     ...(uuid === undefined ? [] : [line(echo('UUID', plain(uuid)))]),
-    ...(serial === undefined ? [] : [line(echo('Serial number', plain(serial)))]),
+    ...(serial === undefined ? [] : [line(echo('Serial number', plainText(serial)))]),
     line(echo('To let it in, type on the server: slipway admit', plain(mac))),
     line(echo("It then boots by itself. Ctrl-C goes on with the firmware's next device.")),
     line(echo('')),
@@ -247,7 +248,7 @@ function giveUp(url: string): Line[] {
 function report(url: string, step: string, error: Part): Line[] {
   const name = 'slipway-report'
   const uri = word(...uriWord(`${url}&step=${step}&error=`), error)
-  return [line(imgfetch(uri, { name, timeoutMs: reportTimeoutMs }), whatever), line(imgfree(name), whatever)]
+  return [line(imgfetch(uri, { name, timeoutMs: reportTimeoutMs }), and(imgfree(name)), whatever)]
 }
 
 /** The first minute every 3 seconds, for the person who stands in front of it; then ever more seldom. */

@@ -1,6 +1,7 @@
 /** The commands that our scripts use: https://ipxe.org/cmd. Each makes one command; `line` strings them together. */
 import { assert } from '../base/assert.ts'
 import type { Secret } from '../base/secret.ts'
+import { foreignCharactersMax } from './limits.ts'
 import type { Command, Line, Link, Part, Word } from './script.ts'
 
 /** Something to put into a word: text of ours, a setting, a secret. */
@@ -27,8 +28,14 @@ export function word(...pieces: readonly Piece[]): Word {
  * to say becomes a question mark.
  */
 export function plain(text: string): string {
-  const said = text.replaceAll(/[^A-Za-z0-9_.:@/+=,()-]/g, '?').slice(0, 128)
+  const said = text.replaceAll(/[^A-Za-z0-9_.:@/+=,()-]/g, '?').slice(0, foreignCharactersMax)
   return said === '' ? '?' : said
+}
+
+/** The same for `echo`, which may keep the spaces. */
+export function plainText(text: string): string {
+  const words = text.slice(0, foreignCharactersMax).split(' ')
+  return words.flatMap((part) => (part === '' ? [] : [plain(part)])).join(' ') || '?'
 }
 
 /** A line on the screen. Text of ours is cut at its spaces; a setting, or what `word` made, is one word. */

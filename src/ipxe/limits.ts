@@ -12,3 +12,6 @@ export const expandedCharactersMax = 16_384
 
 /** Scripts that chain scripts, each waiting for the next. */
 export const scriptDepthMax = 16
+
+/** Of a value that somebody else chose, this much gets into a script. */
+export const foreignCharactersMax = 128

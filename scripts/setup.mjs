@@ -32,6 +32,7 @@ const test = {
   'dnsmasq-base': '/usr/sbin/dnsmasq',
   atftp: '/usr/bin/atftp',
   curl: '/usr/bin/curl',
+  socat: '/usr/bin/socat',
   'kea-admin': '/usr/sbin/perfdhcp',
   e2fsprogs: '/sbin/mkfs.ext4',
   gdisk: '/sbin/sgdisk',

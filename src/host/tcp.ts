@@ -23,7 +23,7 @@ const empty = new Uint8Array(0)
 export const systemTcp: TcpNetwork = {
   listen: (binding, accept) =>
     listenOn(
-      createServer({ noDelay: true }, (socket) => adopt(socket, accept)),
+      createServer({ noDelay: true, allowHalfOpen: true }, (socket) => adopt(socket, accept)),
       binding,
     ),
   connect: (to, open) =>
@@ -90,6 +90,7 @@ class SystemTcpConnection implements TcpConnection {
   #releases: ((() => void) | undefined)[] = []
   #pendingBytes = 0
   #scheduled = false
+  #releasing = false
   #ending = false
   #closed = false
   readonly #flush = (): void => this.#flushNow()
@@ -115,7 +116,9 @@ class SystemTcpConnection implements TcpConnection {
     this.#pendingBytes += chunk.byteLength
     if (this.#scheduled) return
     this.#scheduled = true
-    process.nextTick(this.#flush)
+    // What a release writes waits for the next turn: a client that takes as fast as we give must not stop the loop.
+    if (this.#releasing) setImmediate(this.#flush)
+    else process.nextTick(this.#flush)
   }
 
   pause(): void {
@@ -183,7 +186,9 @@ class SystemTcpConnection implements TcpConnection {
         const chunk = chunks[index] ?? empty
         if (left < chunk.byteLength) break
         left -= chunk.byteLength
+        this.#releasing = true
         releases[index]?.()
+        this.#releasing = false
         index++
       }
       if (written === callBytes) continue

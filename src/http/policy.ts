@@ -75,7 +75,7 @@ export type HttpEvent =
   | {
       readonly kind: 'dropped'
       readonly from: Endpoint
-      readonly reason: 'tooManyConnections' | 'idle' | 'requestTooSlow' | 'answerStalled'
+      readonly reason: 'tooManyConnections' | 'answerStalled'
     }
   | { readonly kind: 'handlerFailed'; readonly from: Endpoint; readonly path: string; readonly detail: string }
   | { readonly kind: 'fileFailed'; readonly from: Endpoint; readonly path: string; readonly detail: string }

@@ -1,0 +1,644 @@
+/**
+ * The HTTP server of boot files and scripts, on `ports`: the same for plain connections and for TLS, which is the
+ * TcpNetwork's affair.
+ */
+import { assert, unreachable } from '../base/assert.ts'
+import { messageOf } from '../base/errors.ts'
+import type { Clock, Timer } from '../ports/clock.ts'
+import type { TcpConnection, TcpHandler, TcpListener, TcpNetwork } from '../ports/tcp.ts'
+import type { Endpoint } from '../ports/udp.ts'
+import { begin, type Input, mayKeep, type Output, type State, type Step, step } from './connection.ts'
+import { httpDate } from './date.ts'
+import {
+  chunksUnderWayMax,
+  defaultLimits,
+  fileChunkBytes,
+  type HttpLimits,
+  idleChunksMax,
+  joinedBodyBytesMax,
+  queuedBytesMax,
+} from './limits.ts'
+import { parseTarget } from './path.ts'
+import type { HttpAnswer, HttpBody, HttpEvent, HttpFile, HttpHandler, HttpListener, HttpRequest } from './policy.ts'
+import { type RawRequest, type Refusal, RequestParser } from './request.ts'
+import { type Plan, planAnswer } from './response.ts'
+
+export type HttpServerOptions = {
+  /** Of plain TCP, or one whose connections are TLS: then `secure` is true. */
+  readonly network: TcpNetwork
+  readonly secure: boolean
+  readonly clock: Clock
+  readonly listen: Endpoint
+  readonly handler: HttpHandler
+  readonly onEvent: HttpListener
+  readonly limits?: Partial<HttpLimits>
+}
+
+export interface HttpServer {
+  readonly local: Endpoint
+  readonly connectionCount: number
+  /** Accepts no more, lets answers under way end (not longer than `graceMs`), and resolves when all are gone. */
+  close(): Promise<void>
+}
+
+/** @throws {OperationError} portTaken, portForbidden, addressUnknown */
+export async function serveHttp(options: HttpServerOptions): Promise<HttpServer> {
+  const server = new Server(options)
+  await server.open()
+  return server
+}
+
+const utf8 = new TextEncoder()
+const emptyBytes = new Uint8Array(0)
+/** A timer that comes a little early is not worth another one. */
+const timerSlackMs = 1
+const handledMethods: ReadonlySet<string> = new Set(['GET', 'HEAD', 'POST'])
+/** RFC 9110 §9.1: known, and not for us: 405. What is not known at all: 501. */
+const knownMethods: ReadonlySet<string> = new Set(['PUT', 'DELETE', 'CONNECT', 'OPTIONS', 'TRACE', 'PATCH'])
+
+class Server implements HttpServer {
+  readonly options: HttpServerOptions
+  readonly limits: HttpLimits
+  readonly #connections = new Set<Connection>()
+  readonly #perAddress = new Map<string, number>()
+  readonly #freeChunks: Uint8Array[] = []
+  #listener: TcpListener | undefined
+  #closing: { readonly done: () => void } | undefined
+  #dateSecond = -1
+  #date = ''
+
+  constructor(options: HttpServerOptions) {
+    this.options = options
+    this.limits = { ...defaultLimits, ...options.limits }
+  }
+
+  async open(): Promise<void> {
+    this.#listener = await this.options.network.listen(this.options.listen, (connection) => this.#accept(connection))
+  }
+
+  get local(): Endpoint {
+    assert(this.#listener !== undefined, 'the server was opened')
+    return this.#listener.local
+  }
+
+  get connectionCount(): number {
+    return this.#connections.size
+  }
+
+  async close(): Promise<void> {
+    if (this.#closing !== undefined) return
+    const allGone = new Promise<void>((done) => {
+      this.#closing = { done }
+    })
+    const listenerClosed = this.#listener?.close()
+    for (const connection of this.#connections) connection.take({ kind: 'serverClosing' })
+    const timer = this.options.clock.after(this.limits.graceMs, () => {
+      for (const connection of this.#connections) connection.destroy()
+    })
+    if (this.#connections.size > 0) await allGone
+    timer.cancel()
+    await listenerClosed
+  }
+
+  #accept(tcp: TcpConnection): TcpHandler {
+    const { connectionsMax, connectionsPerAddressMax } = this.limits
+    const { address } = tcp.remote
+    const ofAddress = this.#perAddress.get(address) ?? 0
+    const full = this.#connections.size >= connectionsMax && !this.#endOneIdle()
+    if (full || ofAddress >= connectionsPerAddressMax || this.#closing !== undefined) {
+      this.emit({ kind: 'dropped', from: tcp.remote, reason: 'tooManyConnections' })
+      tcp.destroy()
+      return { onData: () => {}, onClose: () => {} }
+    }
+    this.#perAddress.set(address, ofAddress + 1)
+    const connection = new Connection(this, tcp)
+    this.#connections.add(connection)
+    return connection
+  }
+
+  /** Makes room: a connection that only waits for a next request can be made again by who needs it. */
+  #endOneIdle(): boolean {
+    for (const connection of this.#connections) {
+      if (!connection.isIdle) continue
+      connection.destroy()
+      return true
+    }
+    return false
+  }
+
+  gone(connection: Connection, address: string): void {
+    if (!this.#connections.delete(connection)) return
+    const count = (this.#perAddress.get(address) ?? 0) - 1
+    if (count > 0) this.#perAddress.set(address, count)
+    else this.#perAddress.delete(address)
+    if (this.#connections.size === 0) this.#closing?.done()
+  }
+
+  emit(event: HttpEvent): void {
+    this.options.onEvent(event)
+  }
+
+  /** Of the Date field; made anew once a second. */
+  date(): string {
+    const wallMs = this.options.clock.wallMs()
+    const second = Math.floor(wallMs / 1_000)
+    if (second !== this.#dateSecond) {
+      this.#dateSecond = second
+      this.#date = httpDate(wallMs)
+    }
+    return this.#date
+  }
+
+  takeChunk(): Uint8Array {
+    return this.#freeChunks.pop() ?? new Uint8Array(fileChunkBytes)
+  }
+
+  giveChunk(chunk: Uint8Array): void {
+    if (this.#freeChunks.length < idleChunksMax) this.#freeChunks.push(chunk)
+  }
+}
+
+/** The answer that a connection is giving, for the event at its end. */
+type Exchange = {
+  readonly method: string
+  readonly path: string
+  readonly userAgent: string | undefined
+  readonly startedMs: number
+  readonly plan: Plan
+  sentBytes: number
+}
+
+/** Carries out what `connection.ts` decides for one TCP connection. */
+class Connection implements TcpHandler {
+  readonly #server: Server
+  readonly #tcp: TcpConnection
+  readonly #parser: RequestParser
+  #state: State
+  #exchange: Exchange | undefined
+  #sender: FileSender | undefined
+  #advancing = false
+  /** We asked the network for no more bytes. */
+  #held = false
+  /** It will ask no more; what it asked before is still answered. */
+  #peerEnded = false
+  #gone = false
+  #deadlineMs: number = Number.POSITIVE_INFINITY
+  #firesAtMs: number = Number.POSITIVE_INFINITY
+  #timer: Timer | undefined
+
+  constructor(server: Server, tcp: TcpConnection) {
+    this.#server = server
+    this.#tcp = tcp
+    this.#parser = new RequestParser(server.limits)
+    const first = begin(server.limits)
+    this.#state = first.state
+    this.#perform(first.outputs)
+  }
+
+  get isIdle(): boolean {
+    return this.#state.kind === 'idle'
+  }
+
+  onData(chunk: Uint8Array): void {
+    // Whatever comes after our last word is not read any more; the timer bounds how long it may go on.
+    if (this.#gone || this.#state.kind === 'lingering' || this.#state.kind === 'closed') return
+    this.#parser.feed(chunk)
+    this.#advance()
+    // Held while an answer is under way: a client that pipelines cannot make us collect its requests.
+    if (this.#state.kind !== 'answering') return
+    this.#held = true
+    this.#tcp.pause()
+  }
+
+  onEnd(): void {
+    this.#peerEnded = true
+    this.take({ kind: 'peerEnded' })
+  }
+
+  onClose(): void {
+    this.#gone = true
+    this.#state = { kind: 'closed' }
+    this.#timer?.cancel()
+    this.#sender?.abandon()
+    this.#sayAnswered()
+    this.#server.gone(this, this.#tcp.remote.address)
+  }
+
+  destroy(): void {
+    this.#apply({ state: { kind: 'closed' }, outputs: [{ kind: 'destroy' }] })
+  }
+
+  take(input: Input): void {
+    this.#apply(step(this.#server.limits, this.#state, input))
+  }
+
+  #apply({ state, outputs }: Step): void {
+    this.#state = state
+    this.#perform(outputs)
+  }
+
+  #perform(outputs: readonly Output[]): void {
+    for (const output of outputs) {
+      switch (output.kind) {
+        case 'setTimer':
+          this.#deadlineMs = this.#server.options.clock.nowMs() + output.afterMs
+          if (this.#timer === undefined || this.#deadlineMs < this.#firesAtMs) this.#armTimer(output.afterMs)
+          break
+        case 'refuseSlowRequest':
+          this.#refuse({
+            status: 408,
+            reason: 'requestTooSlow',
+            detail: `not whole in ${this.#server.limits.requestMs} ms`,
+          })
+          break
+        case 'sayStalled':
+          this.#server.emit({ kind: 'dropped', from: this.#tcp.remote, reason: 'answerStalled' })
+          break
+        case 'end':
+          this.#letIn()
+          this.#tcp.end()
+          break
+        case 'destroy':
+          this.#tcp.destroy()
+          break
+        default:
+          unreachable(output)
+      }
+    }
+  }
+
+  /** The timer is not moved each time a deadline moves on: when it fires too early, it is set again for the rest. */
+  #armTimer(afterMs: number): void {
+    const { clock } = this.#server.options
+    this.#timer?.cancel()
+    this.#firesAtMs = clock.nowMs() + afterMs
+    this.#timer = clock.after(afterMs, () => {
+      this.#timer = undefined
+      if (this.#gone) return
+      const leftMs = this.#deadlineMs - clock.nowMs()
+      if (leftMs > timerSlackMs) this.#armTimer(leftMs)
+      else this.take({ kind: 'timerFired' })
+    })
+  }
+
+  /** Takes requests out of what was received, one after the other, for as long as each is answered at once. */
+  #advance(): void {
+    if (this.#advancing) return
+    this.#advancing = true
+    while (this.#isReading()) {
+      const parsed = this.#parser.next()
+      if (parsed.kind === 'needMore') {
+        if (this.#peerEnded) this.take({ kind: 'peerEnded' })
+        else if (this.#parser.isInside) this.take({ kind: 'requestBegan' })
+        break
+      }
+      if (parsed.kind === 'expectsContinue') {
+        this.#tcp.write(utf8.encode('HTTP/1.1 100 Continue\r\n\r\n'))
+        continue
+      }
+      if (parsed.kind === 'refused') {
+        this.take({ kind: 'requestEnded', isLast: true })
+        this.#refuse(parsed.refusal)
+        break
+      }
+      this.take({ kind: 'requestEnded', isLast: false })
+      this.#handle(parsed.request)
+    }
+    this.#advancing = false
+  }
+
+  #handle(raw: RawRequest): void {
+    const startedMs = this.#server.options.clock.nowMs()
+    const { method } = raw
+    const target = parseTarget(raw.target)
+    if (!handledMethods.has(method)) {
+      const answer: HttpAnswer = knownMethods.has(method)
+        ? { ...textAnswer(405, 'use GET, HEAD or POST'), headers: { Allow: 'GET, HEAD, POST' } }
+        : textAnswer(501, 'this method is not known here')
+      this.#answer(raw, answer, { path: raw.target, startedMs })
+      return
+    }
+    if (target === undefined) {
+      this.#answer(raw, textAnswer(400, 'this path cannot be looked up'), { path: raw.target, startedMs })
+      return
+    }
+    const request: HttpRequest = {
+      from: this.#tcp.remote,
+      local: this.#tcp.local,
+      secure: this.#server.options.secure,
+      method: method as HttpRequest['method'],
+      path: target.path,
+      query: target.query,
+      headers: raw.headers,
+      body: raw.body,
+    }
+    const about = { path: target.path, startedMs }
+    try {
+      const answer = this.#server.options.handler(request)
+      if (answer instanceof Promise) {
+        answer.then(
+          (settled) => this.#answerOrFail(raw, settled, about),
+          (error: unknown) => this.#fail(raw, error, about),
+        )
+      } else this.#answer(raw, answer, about)
+    } catch (error) {
+      this.#fail(raw, error, about)
+    }
+  }
+
+  #answerOrFail(raw: RawRequest, answer: HttpAnswer, about: About): void {
+    if (this.#state.kind !== 'answering') {
+      closeBody(answer.body)
+      return
+    }
+    try {
+      this.#answer(raw, answer, about)
+    } catch (error) {
+      this.#fail(raw, error, about)
+    }
+  }
+
+  /** The handler, or what it made, is broken: the client learns that much and no more. */
+  #fail(raw: RawRequest, error: unknown, about: About): void {
+    this.#server.emit({ kind: 'handlerFailed', from: this.#tcp.remote, path: about.path, detail: messageOf(error) })
+    if (this.#state.kind === 'answering') this.#answer(raw, textAnswer(500, 'the server failed to answer'), about)
+  }
+
+  #refuse(refusal: Refusal): void {
+    this.#server.emit({ kind: 'refused', from: this.#tcp.remote, ...refusal })
+    const raw: RawRequest = { method: 'GET', target: '', version: '1.1', headers: new Map(), body: emptyBytes }
+    const startedMs = this.#server.options.clock.nowMs()
+    this.#answer(raw, textAnswer(refusal.status, refusal.reason), { path: '', startedMs })
+  }
+
+  #answer(raw: RawRequest, answer: HttpAnswer, { path, startedMs }: About): void {
+    const body = bodyOf(answer)
+    const bodyBytes = body.kind === 'file' ? body.file.sizeBytes : body.bytes.byteLength
+    let plan: Plan
+    try {
+      plan = planAnswer({
+        request: raw,
+        answer,
+        bodyBytes,
+        contentType: answer.body?.kind === 'text' ? 'text/plain; charset=utf-8' : 'application/octet-stream',
+        date: this.#server.date(),
+        mayKeep: mayKeep(this.#server.limits, this.#state),
+      })
+    } catch (error) {
+      closeBody(answer.body)
+      throw error
+    }
+    const userAgent = raw.headers.get('user-agent')
+    this.#exchange = { method: raw.method, path, userAgent, startedMs, plan, sentBytes: 0 }
+    const head = utf8.encode(plan.head)
+    if (body.kind === 'bytes') this.#sendBytes(head, body.bytes.subarray(plan.range.offset, rangeEnd(plan)))
+    else this.#sendFile(head, body.file, plan)
+  }
+
+  #sendBytes(head: Uint8Array, body: Uint8Array): void {
+    if (body.byteLength <= joinedBodyBytesMax) {
+      this.#sendJoined(join(head, body), body.byteLength)
+      return
+    }
+    // In pieces, so that a slow client is seen to take them.
+    this.#tcp.write(head)
+    for (let at = 0; at < body.byteLength; at += fileChunkBytes) {
+      const piece = body.subarray(at, at + fileChunkBytes)
+      const isAll = at + fileChunkBytes >= body.byteLength
+      this.#tcp.write(piece, () => this.#taken(piece.byteLength, isAll))
+    }
+  }
+
+  /** Head and body in one; the next request waits for it only when the client is behind already. */
+  #sendJoined(whole: Uint8Array, bodyBytes: number): void {
+    if (this.#tcp.queuedBytes > queuedBytesMax) this.#tcp.write(whole, () => this.#taken(bodyBytes, true))
+    else {
+      this.#tcp.write(whole)
+      this.#taken(bodyBytes, true)
+    }
+  }
+
+  #taken(bytes: number, isAll: boolean): void {
+    if (this.#gone || this.#exchange === undefined) return
+    this.#exchange.sentBytes += bytes
+    if (isAll) this.#answered()
+    else this.take({ kind: 'progressed' })
+  }
+
+  #sendFile(head: Uint8Array, file: HttpFile, plan: Plan): void {
+    const { offset, bytes } = plan.range
+    if (bytes <= joinedBodyBytesMax) {
+      const whole = new Uint8Array(head.byteLength + bytes)
+      whole.set(head)
+      let pending: Promise<void> | undefined
+      try {
+        pending = bytes === 0 ? undefined : file.read(offset, whole.subarray(head.byteLength))
+      } catch (error) {
+        this.#fileFailed(file, error)
+        return
+      }
+      const send = (): void => {
+        file.close?.()
+        if (this.#state.kind === 'answering') this.#sendJoined(whole, bytes)
+      }
+      if (pending === undefined) send()
+      else pending.then(send, (error: unknown) => this.#fileFailed(file, error))
+      return
+    }
+    this.#tcp.write(head)
+    this.#sender = new FileSender({
+      file,
+      from: offset,
+      to: offset + bytes,
+      tcp: this.#tcp,
+      chunks: this.#server,
+      taken: (chunkBytes, isAll) => {
+        if (isAll) this.#sender = undefined
+        this.#taken(chunkBytes, isAll)
+      },
+      failed: (error) => {
+        this.#sender = undefined
+        this.#fileFailed(undefined, error)
+      },
+    })
+    this.#sender.send()
+  }
+
+  /** The head may be on its way already, with a length in it: the only honest end is a cut. */
+  #fileFailed(file: HttpFile | undefined, error: unknown): void {
+    file?.close?.()
+    const path = this.#exchange?.path ?? ''
+    this.#server.emit({ kind: 'fileFailed', from: this.#tcp.remote, path, detail: messageOf(error) })
+    this.take({ kind: 'answerFailed' })
+  }
+
+  #answered(): void {
+    const isLast = this.#exchange?.plan.isLast ?? true
+    this.#sayAnswered()
+    this.take({ kind: 'answered', isLast })
+    if (this.#state.kind !== 'idle') return
+    this.#advance()
+    if (this.#isReading()) this.#letIn()
+  }
+
+  #isReading(): boolean {
+    return this.#state.kind === 'idle' || this.#state.kind === 'receiving'
+  }
+
+  #letIn(): void {
+    if (!this.#held) return
+    this.#held = false
+    this.#tcp.resume()
+  }
+
+  #sayAnswered(): void {
+    const exchange = this.#exchange
+    if (exchange === undefined) return
+    this.#exchange = undefined
+    const { options } = this.#server
+    const { method, path, plan, sentBytes, startedMs, userAgent } = exchange
+    this.#server.emit({
+      kind: 'answered',
+      from: this.#tcp.remote,
+      secure: options.secure,
+      method,
+      path,
+      status: plan.status,
+      sentBytes,
+      bodyBytes: plan.range.bytes,
+      durationMs: options.clock.nowMs() - startedMs,
+      ...(userAgent === undefined ? {} : { userAgent }),
+    })
+  }
+}
+
+type About = { readonly path: string; readonly startedMs: number }
+
+type FileSenderTerms = {
+  readonly file: HttpFile
+  readonly from: number
+  readonly to: number
+  readonly tcp: TcpConnection
+  readonly chunks: { takeChunk(): Uint8Array; giveChunk(chunk: Uint8Array): void }
+  readonly taken: (chunkBytes: number, isAll: boolean) => void
+  readonly failed: (error: unknown) => void
+}
+
+/** Sends part of a file, reading only as fast as the client takes it: at most `chunksUnderWayMax` chunks are filled. */
+class FileSender {
+  readonly #terms: FileSenderTerms
+  #offset: number
+  #underWay = 0
+  #reading = false
+  #over = false
+  #closed = false
+
+  constructor(terms: FileSenderTerms) {
+    this.#terms = terms
+    this.#offset = terms.from
+  }
+
+  send(): void {
+    const { file, to, chunks } = this.#terms
+    while (!this.#over && !this.#reading && this.#underWay < chunksUnderWayMax && this.#offset < to) {
+      const chunk = chunks.takeChunk()
+      const bytes = Math.min(fileChunkBytes, to - this.#offset)
+      const part = bytes === chunk.byteLength ? chunk : chunk.subarray(0, bytes)
+      this.#underWay++
+      let pending: Promise<void> | undefined
+      try {
+        pending = file.read(this.#offset, part)
+      } catch (error) {
+        this.#fail(chunk, error)
+        return
+      }
+      this.#offset += bytes
+      if (pending === undefined) this.#write(chunk, part)
+      else {
+        this.#reading = true
+        pending.then(
+          () => {
+            this.#reading = false
+            this.#write(chunk, part)
+            this.send()
+          },
+          (error: unknown) => {
+            this.#reading = false
+            this.#fail(chunk, error)
+          },
+        )
+      }
+    }
+  }
+
+  /** The client left. The file is closed when no read is under way any more. */
+  abandon(): void {
+    this.#over = true
+    this.#closeWhenQuiet()
+  }
+
+  #write(chunk: Uint8Array, part: Uint8Array): void {
+    if (this.#over) {
+      this.#giveBack(chunk)
+      return
+    }
+    let isInWrite = true
+    this.#terms.tcp.write(part, () => {
+      // Inside the call: the connection is closed and takes nothing any more.
+      if (isInWrite) this.#over = true
+      this.#giveBack(chunk)
+      if (this.#over) return
+      const isAll = this.#underWay === 0 && this.#offset === this.#terms.to
+      if (isAll) this.abandon()
+      this.#terms.taken(part.byteLength, isAll)
+      this.send()
+    })
+    isInWrite = false
+  }
+
+  #fail(chunk: Uint8Array, error: unknown): void {
+    const wasOver = this.#over
+    this.#over = true
+    this.#giveBack(chunk)
+    if (!wasOver) this.#terms.failed(error)
+  }
+
+  #giveBack(chunk: Uint8Array): void {
+    this.#terms.chunks.giveChunk(chunk)
+    this.#underWay--
+    if (this.#over) this.#closeWhenQuiet()
+  }
+
+  #closeWhenQuiet(): void {
+    if (this.#closed || this.#reading) return
+    this.#closed = true
+    this.#terms.file.close?.()
+  }
+}
+
+function textAnswer(status: number, text: string): HttpAnswer {
+  return { status, body: { kind: 'text', text: `${text}\n` } }
+}
+
+type SendableBody = Exclude<HttpBody, { kind: 'text' }>
+
+function bodyOf({ body }: HttpAnswer): SendableBody {
+  if (body === undefined) return { kind: 'bytes', bytes: emptyBytes }
+  return body.kind === 'text' ? { kind: 'bytes', bytes: utf8.encode(body.text) } : body
+}
+
+function closeBody(body: HttpBody | undefined): void {
+  if (body?.kind === 'file') body.file.close?.()
+}
+
+function rangeEnd({ range }: Plan): number {
+  return range.offset + range.bytes
+}
+
+function join(head: Uint8Array, body: Uint8Array): Uint8Array {
+  if (body.byteLength === 0) return head
+  const whole = new Uint8Array(head.byteLength + body.byteLength)
+  whole.set(head)
+  whole.set(body, head.byteLength)
+  return whole
+}

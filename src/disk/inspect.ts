@@ -285,7 +285,8 @@ function bootabilityOf(facts: {
     answers.push({ firmware, bootable, reason })
   }
   if (biosBootable) add('bios', true, 'The boot sector has code and its signature 55 AA.')
-  else if (isoBoot.includes('bios')) add('bios', true, 'The boot catalogue has an image for BIOS (as a CD only).')
+  else if (isoBoot.includes('bios'))
+    add('bios', false, 'The boot catalogue has an image for BIOS, but only a CD is started by that, not a disk.')
   else if (!bootSector.hasSignature) {
     add(
       'bios',
@@ -302,7 +303,12 @@ function bootabilityOf(facts: {
     if (good !== undefined) add(architecture, true, `${path} is on partition ${good.partition}.`)
     else if (own[0] !== undefined) add(architecture, false, `${path} is there, but ${own[0].problem}.`)
     else if (architecture === 'x86_64') {
-      if (isoBoot.includes('uefi')) add(architecture, true, 'The boot catalogue has an image for UEFI (as a CD only).')
+      if (isoBoot.includes('uefi'))
+        add(
+          architecture,
+          false,
+          'The boot catalogue has an image for UEFI, but only a CD is started by that, not a disk.',
+        )
       else add(architecture, false, `${path} is missing: ${missingAdvice(disk)}.`)
     }
   }

@@ -14,6 +14,10 @@ export class Flusher {
     this.#run = run
   }
 
+  get isRunning(): boolean {
+    return this.#running !== undefined
+  }
+
   flush(): Pending {
     // Whoever asks while one runs may have written after it began, and cannot share it.
     if (this.#running !== undefined) {

@@ -14,3 +14,39 @@ export const memorySlabBytes: number = 64 * 1024
 
 /** Above this an in-memory device is refused: it is one allocation. */
 export const memoryDeviceBytesMax: number = 4 * 1024 * 1024 * 1024
+
+/** QEMU's own bounds on an image (block/qcow2.h): what it refuses no tool makes. */
+export const clusterBitsMax: number = 21
+export const l1BytesMax: number = 32 * 1024 * 1024
+export const refcountTableBytesMax: number = 8 * 1024 * 1024
+export const snapshotsMax: number = 65_536
+export const snapshotTableBytesMax: number = 16 * 1024 * 1024
+export const backingNameBytesMax: number = 1023
+
+/** 4 EiB would be QEMU's; past 2^52 a byte offset is no exact number here. */
+export const qcow2SizeBytesMax: number = 2 ** 52
+
+/** How many images may stand on each other. A chain of versions is a handful. */
+export const backingChainMax: number = 32
+
+/** L2 tables are read and kept in pieces of this: 4 KiB of extended entries of 128 KiB clusters map 32 MiB of disk. */
+export const tableSliceBytes: number = 4096
+
+/** Clean pieces of L2 tables kept for each open image. 16 map 512 MiB of a clone; a boot touches less. */
+export const tableSlicesKept: number = 16
+
+/** Changed pieces of L2 tables above which a clone starts to write them by itself, and above which writes wait for it. */
+export const dirtyTableBytesSoft: number = 4 * 1024 * 1024
+export const dirtyTableBytesHard: number = 8 * 1024 * 1024
+
+/** Unpacked clusters kept for each image with compressed ones (at least two): readers come in steps smaller than a cluster. */
+export const unpackedBytesKept: number = 1024 * 1024
+
+/** Free stretches between used clusters that are remembered for reuse; what is beyond is found at the next open. */
+export const freeRangesMax: number = 65_536
+
+/** Clusters that a check counts: 64 TiB of 64 KiB clusters, in pages made when needed. */
+export const checkedClustersMax: number = 2 ** 30
+
+/** Faults that a check describes in words; the rest are only counted. */
+export const describedFaultsMax: number = 100

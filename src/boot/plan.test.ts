@@ -118,6 +118,11 @@ const rows: ReadonlyArray<[firmware: string, facts: BootFacts, gets: string]> = 
   ['a held iPXE', facts(ipxe('bios', full), { standing: 'held' }), 'script http'],
   ['a refused PXE ROM', facts(client(pxe, 'bios'), { standing: 'refused' }), 'addressOnly'],
   ['a refused iPXE', facts(ipxe('bios', full), { standing: 'refused' }), 'addressOnly'],
+  [
+    'strict: OVMF gets the loader that has HTTPS, though another stands before it',
+    facts(client(pxe, 'x86_64'), { transport: 'strict', loaders: own }),
+    'tftp snp.efi',
+  ],
   ["Linux's ipconfig", facts(client({ kind: 'linuxIpconfig' }, 'unknown')), 'addressOnly'],
   ['a phone', facts(client({ kind: 'other' }, 'unknown')), 'addressOnly'],
   ['a PXE ROM when there are no loaders', facts(client(pxe, 'bios'), { loaders: [] }), 'hold'],

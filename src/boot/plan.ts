@@ -64,7 +64,7 @@ export function planBoot(facts: BootFacts): Plan {
 }
 
 function loaderFor(facts: BootFacts, via: 'tftp' | 'http' | 'https', suits: (loader: Loader) => boolean): Plan {
-  const loader = facts.loaders.find(suits)
+  const loader = bestOf(facts, suits)
   const who = describeClient(facts.client)
   if (loader !== undefined) return { kind: 'loader', file: loader.file, via, reason: `${who} gets ${loader.file}` }
   return { kind: 'hold', reason: `no loader for ${who}: ${missingLoaderHint(facts.client.architecture)}` }
@@ -74,7 +74,7 @@ function loaderFor(facts: BootFacts, via: 'tftp' | 'http' | 'https', suits: (loa
 function planUboot(facts: BootFacts): Plan {
   const architecture = facts.client.architecture === 'unknown' ? 'x86_64' : facts.client.architecture
   const client = { ...facts.client, architecture }
-  const loader = facts.loaders.find((candidate) => fits(candidate, client) && candidate.runsUnderUboot)
+  const loader = bestOf(facts, (candidate) => fits(candidate, client) && candidate.runsUnderUboot)
   const who = describeClient(facts.client)
   if (loader !== undefined) {
     return { kind: 'loader', file: loader.file, via: 'tftp', reason: `${who} gets ${loader.file}` }
@@ -111,6 +111,13 @@ function planIpxe(facts: BootFacts, program: Extract<Program, { kind: 'ipxe' }>)
     return { kind: 'script', via: 'https', reason: `${who} gets its script by HTTPS` }
   }
   return { kind: 'script', via: 'http', reason: `${who} gets its script by HTTP` }
+}
+
+/** The first that can do all the boot takes; else the first: its script will say what it lacks. */
+function bestOf(facts: BootFacts, suits: (loader: Loader) => boolean): Loader | undefined {
+  const suitable = facts.loaders.filter(suits)
+  const wanted = featuresWanted(facts)
+  return suitable.find((loader) => wanted.every((feature) => loader.features.has(feature))) ?? suitable[0]
 }
 
 function featuresWanted(facts: BootFacts): readonly string[] {

@@ -300,6 +300,19 @@ describe('the credentials of a boot', () => {
     }
   })
 
+  test('without CHAP, the newest offer becomes the boot, so that the machine may log in again the day after', () => {
+    const one = fleet()
+    expect(one.loggedInUnproven(mac, 0).boot).toBeUndefined()
+    const boot = one.offerCredentials(mac, 0)
+    expect(one.loggedInUnproven(mac, 1).boot?.bootId).toBe(boot.bootId)
+    expect(one.loggedInUnproven(mac, 86_400_000).boot?.bootId).toBe(boot.bootId)
+    const next = one.offerCredentials(mac, 86_400_000)
+    expect(one.loggedInUnproven(mac, 86_400_001)).toMatchObject({
+      boot: { bootId: next.bootId },
+      ended: { bootId: boot.bootId },
+    })
+  })
+
   test('open no other machine', () => {
     const one = fleet()
     const boot = one.offerCredentials(mac, 0)

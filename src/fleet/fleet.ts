@@ -117,6 +117,18 @@ export class Fleet {
     return used
   }
 
+  /**
+   * A login to the machine's disk that nothing had to prove (CHAP is off): the newest script is the one that was used. Without
+   * this, what was offered would run out under a machine that is up.
+   */
+  loggedInUnproven(mac: Mac, nowMs: number): Use {
+    const ring = this.#store.credentials(mac)
+    const [newest] = candidates(ring, nowMs)
+    return newest === undefined
+      ? { ring, boot: undefined, ended: undefined }
+      : this.credentialsUsed(mac, newest.initiator.user)
+  }
+
   /** All credentials of the machine end now. */
   release(mac: Mac): void {
     this.#store.changeCredentials(mac, () => emptyRing)

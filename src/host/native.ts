@@ -24,7 +24,17 @@ export interface Native {
   ioctl(fd: number, request: number, argument: Uint8Array): number
   getsockname(fd: number, address: Uint8Array, addressBytes: Uint8Array): number
   getsockopt(fd: number, level: number, name: number, value: Uint8Array, valueBytes: Uint8Array): number
+  recvfrom(
+    fd: number,
+    bytes: Uint8Array,
+    byteCount: number,
+    flags: number,
+    from: Uint8Array,
+    fromBytes: Uint8Array,
+  ): number
   flock(fd: number, operation: number): number
+  /** 0 when there is no such interface. */
+  ifNametoindex(name: string): number
   close(fd: number): number
   /** errno of the last call that failed. */
   errno(): number
@@ -55,6 +65,10 @@ function load(): Native | undefined {
     ioctl: libc.func('int ioctl(int fd, uint64_t request, void *argument)'),
     getsockname: libc.func('int getsockname(int fd, void *address, void *addressBytes)'),
     getsockopt: libc.func('int getsockopt(int fd, int level, int name, void *value, void *valueBytes)'),
+    recvfrom: libc.func(
+      'int64_t recvfrom(int fd, void *bytes, uint64_t byteCount, int flags, void *from, void *fromBytes)',
+    ),
+    ifNametoindex: libc.func('unsigned int if_nametoindex(const char *name)'),
     flock: libc.func('int flock(int fd, int operation)'),
     close: libc.func('int close(int fd)'),
     errno: () => koffi.errno(),

@@ -1,4 +1,4 @@
-import { closeSync, mkdirSync, openSync, writeFileSync } from 'node:fs'
+import { closeSync, mkdirSync, openSync } from 'node:fs'
 import { join } from 'node:path'
 import { messageOf, OperationError } from '../base/errors.ts'
 import { native } from './native.ts'
@@ -22,26 +22,37 @@ export function defaultStateDirectory(): string {
   return join(home, 'slipway')
 }
 
-/**
- * Makes it if it is not there (readable by its owner only) and locks it, so that two Slipways never write one clone.
- * The lock goes with the process, however that ends. @throws {OperationError} stateForbidden, stateInUse
- */
-export function lockStateDirectory(path: string): StateDirectory {
-  let fd: number
+/** Makes it if it is not there, readable by its owner only. @throws {OperationError} stateForbidden */
+export function makeStateDirectory(path: string): string {
   try {
     mkdirSync(path, { recursive: true, mode: 0o700 })
-    fd = openSync(join(path, 'lock'), 'w', 0o600)
+    return path
   } catch (error) {
-    const hint = 'Choose another place with --state DIR, or give the user that runs Slipway access to it.'
-    throw new OperationError('stateForbidden', `cannot keep state in ${path}: ${messageOf(error)}`, hint, {
-      cause: error,
-    })
+    throw forbidden(path, error)
+  }
+}
+
+/**
+ * Makes it and locks it, so that two Slipways never write one clone. The lock goes with the process, however that ends.
+ * @throws {OperationError} stateForbidden, stateInUse
+ */
+export function lockStateDirectory(path: string): StateDirectory {
+  makeStateDirectory(path)
+  let fd: number
+  try {
+    fd = openSync(join(path, 'lock'), 'a', 0o600)
+  } catch (error) {
+    throw forbidden(path, error)
   }
   if (native !== undefined && native.flock(fd, lockNow) !== 0) {
     closeSync(fd)
     const hint = 'Stop it first, or give this one a place of its own with --state DIR.'
     throw new OperationError('stateInUse', `another Slipway is using ${path}`, hint)
   }
-  writeFileSync(fd, `${process.pid}\n`)
   return { path, file: (name) => join(path, name), close: () => closeSync(fd) }
+}
+
+function forbidden(path: string, cause: unknown): OperationError {
+  const hint = 'Choose another place with --state DIR, or give the user that runs Slipway access to it.'
+  return new OperationError('stateForbidden', `cannot keep state in ${path}: ${messageOf(cause)}`, hint, { cause })
 }

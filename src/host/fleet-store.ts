@@ -1,0 +1,179 @@
+/** The fleet in SQLite: machines, and the credentials that each may use now. */
+import type { DatabaseSync, StatementSync } from 'node:sqlite'
+import { assert } from '../base/assert.ts'
+import { Secret } from '../base/secret.ts'
+import type { BootCredentials, CredentialRing } from '../fleet/credentials.ts'
+import type { Assignment, Decision, Machine, TransportPolicy } from '../fleet/machine.ts'
+import type { FleetStore } from '../fleet/store.ts'
+import { type Migrations, openDatabase } from './database.ts'
+
+const migrations: Migrations = [
+  `CREATE TABLE machine (
+     mac TEXT PRIMARY KEY,
+     name TEXT,
+     uuid TEXT,
+     serial TEXT,
+     decision TEXT NOT NULL CHECK (decision IN ('undecided', 'admitted', 'refused')),
+     rival_uuid TEXT,
+     assignment TEXT,
+     transport TEXT,
+     first_seen_ms INTEGER NOT NULL,
+     last_seen_ms INTEGER NOT NULL
+   ) STRICT;
+   CREATE INDEX machine_undecided ON machine (last_seen_ms) WHERE decision = 'undecided';
+   CREATE TABLE credentials (
+     mac TEXT PRIMARY KEY,
+     ring TEXT NOT NULL
+   ) STRICT`,
+]
+
+const machineColumns =
+  'mac, name, uuid, serial, decision, rival_uuid, assignment, transport, first_seen_ms, last_seen_ms'
+
+/** The file holds secrets: it stands in the state directory, which only its owner may enter. @throws {OperationError} */
+export function openFleetStore(path: string): FleetStore & { close(): void } {
+  return new SqliteFleetStore(openDatabase(path, migrations))
+}
+
+class SqliteFleetStore implements FleetStore {
+  readonly #database: DatabaseSync
+  readonly #selectMachine: StatementSync
+  readonly #selectRing: StatementSync
+  readonly #putMachine: StatementSync
+  readonly #putRing: StatementSync
+
+  constructor(database: DatabaseSync) {
+    this.#database = database
+    this.#selectMachine = database.prepare(`SELECT ${machineColumns} FROM machine WHERE mac = ?`)
+    this.#selectRing = database.prepare('SELECT ring FROM credentials WHERE mac = ?')
+    this.#putMachine = database.prepare(
+      `INSERT OR REPLACE INTO machine (${machineColumns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+    )
+    this.#putRing = database.prepare('INSERT OR REPLACE INTO credentials (mac, ring) VALUES (?, ?)')
+  }
+
+  machine(mac: string): Machine | undefined {
+    const row = this.#selectMachine.get(mac)
+    return row === undefined ? undefined : machineOf(row)
+  }
+
+  machines(): readonly Machine[] {
+    return this.#database.prepare(`SELECT ${machineColumns} FROM machine ORDER BY mac`).all().map(machineOf)
+  }
+
+  changeMachine(mac: string, change: (known: Machine | undefined) => Machine): Machine {
+    return this.#atomically(() => {
+      const machine = change(this.machine(mac))
+      assert(machine.mac === mac, 'a change does not make one machine into another')
+      const { name, uuid, serial, decision, rivalUuid, assignment, transport, firstSeenMs, lastSeenMs } = machine
+      this.#putMachine.run(
+        mac,
+        name ?? null,
+        uuid ?? null,
+        serial ?? null,
+        decision,
+        rivalUuid ?? null,
+        assignment === undefined ? null : JSON.stringify(assignment),
+        transport ?? null,
+        Math.round(firstSeenMs),
+        Math.round(lastSeenMs),
+      )
+      return machine
+    })
+  }
+
+  removeMachine(mac: string): void {
+    this.#atomically(() => {
+      this.#database.prepare('DELETE FROM machine WHERE mac = ?').run(mac)
+      this.#database.prepare('DELETE FROM credentials WHERE mac = ?').run(mac)
+    })
+  }
+
+  undecidedCount(): number {
+    const row = this.#database.prepare("SELECT count(*) AS n FROM machine WHERE decision = 'undecided'").get()
+    return Number(row?.['n'])
+  }
+
+  removeStalestUndecided(): void {
+    const row = this.#database
+      .prepare("SELECT mac FROM machine WHERE decision = 'undecided' ORDER BY last_seen_ms LIMIT 1")
+      .get()
+    if (row !== undefined) this.removeMachine(String(row['mac']))
+  }
+
+  credentials(mac: string): CredentialRing {
+    const row = this.#selectRing.get(mac)
+    return row === undefined ? { active: undefined, offered: [] } : ringOf(String(row['ring']))
+  }
+
+  changeCredentials(mac: string, change: (ring: CredentialRing) => CredentialRing): void {
+    this.#atomically(() => {
+      const before = this.credentials(mac)
+      const after = change(before)
+      if (after !== before) this.#putRing.run(mac, textOf(after))
+    })
+  }
+
+  close(): void {
+    this.#database.close()
+  }
+
+  /** The write lock is taken before reading, so that no other process comes between. */
+  #atomically<T>(action: () => T): T {
+    this.#database.exec('BEGIN IMMEDIATE')
+    try {
+      const result = action()
+      this.#database.exec('COMMIT')
+      return result
+    } catch (error) {
+      this.#database.exec('ROLLBACK')
+      throw error
+    }
+  }
+}
+
+type Row = Readonly<Record<string, unknown>>
+
+function machineOf(row: Row): Machine {
+  const assignment = text(row['assignment'])
+  return {
+    mac: String(row['mac']),
+    name: text(row['name']),
+    uuid: text(row['uuid']),
+    serial: text(row['serial']),
+    decision: String(row['decision']) as Decision,
+    rivalUuid: text(row['rival_uuid']),
+    assignment: assignment === undefined ? undefined : (JSON.parse(assignment) as Assignment),
+    transport: text(row['transport']) as TransportPolicy | undefined,
+    firstSeenMs: Number(row['first_seen_ms']),
+    lastSeenMs: Number(row['last_seen_ms']),
+  }
+}
+
+function text(value: unknown): string | undefined {
+  return value === null || value === undefined ? undefined : String(value)
+}
+
+/** A ring as JSON, the only place where its secrets are written. */
+function textOf(ring: CredentialRing): string {
+  const revealed = (boot: BootCredentials) => ({
+    ...boot,
+    initiator: { user: boot.initiator.user, secret: boot.initiator.secret.reveal() },
+    target: { user: boot.target.user, secret: boot.target.secret.reveal() },
+  })
+  const active = ring.active === undefined ? undefined : revealed(ring.active)
+  return JSON.stringify({ active, offered: ring.offered.map(revealed) })
+}
+
+type Revealed = Omit<BootCredentials, 'initiator' | 'target'> &
+  Record<'initiator' | 'target', { user: string; secret: string }>
+
+function ringOf(stored: string): CredentialRing {
+  const ring = JSON.parse(stored) as { active?: Revealed; offered: Revealed[] }
+  const hidden = (boot: Revealed): BootCredentials => ({
+    ...boot,
+    initiator: { user: boot.initiator.user, secret: new Secret(boot.initiator.secret) },
+    target: { user: boot.target.user, secret: new Secret(boot.target.secret) },
+  })
+  return { active: ring.active === undefined ? undefined : hidden(ring.active), offered: ring.offered.map(hidden) }
+}

@@ -1,0 +1,245 @@
+/**
+ * Where a machine's questions are answered: what to load (asked by DHCP), the loader (by TFTP or HTTP), its script (by HTTP
+ * or HTTPS). The rooms speak the protocols, `fleet` says who may, `boot` says what; here they are plugged together.
+ */
+import type { Mac } from '../base/address.ts'
+import {
+  loaderUrl,
+  parsePath,
+  parseReport,
+  parseScriptQuery,
+  reportUrl,
+  scriptUrl,
+  type WebServer,
+} from '../boot/addresses.ts'
+import { chooseScript } from '../boot/choose-script.ts'
+import { refetchesMax } from '../boot/limits.ts'
+import { type Loader, loadersAmong } from '../boot/loaders.ts'
+import { type Plan, planBoot } from '../boot/plan.ts'
+import { bootScript, heldScript, refusedScript } from '../boot/scripts.ts'
+import type { ClientFacts } from '../dhcp/client-facts.ts'
+import type { BootAdvisor, BootAnswer, BootQuestion } from '../dhcp/policy.ts'
+import type { Encounter } from '../fleet/admission.ts'
+import type { Fleet } from '../fleet/fleet.ts'
+import type { Identity, Machine } from '../fleet/machine.ts'
+import type { HttpAnswer, HttpRequest } from '../http/policy.ts'
+import { print } from '../ipxe/print.ts'
+import type { Script } from '../ipxe/script.ts'
+import type { Clock } from '../ports/clock.ts'
+import type { Endpoint } from '../ports/udp.ts'
+import type { TftpCatalogue, TftpFile } from '../tftp/policy.ts'
+import type { ChapMode, Ports } from './config.ts'
+import type { EventStream } from './event-stream.ts'
+import type { LoaderCatalogue } from './loaders.ts'
+import type { Roster } from './roster.ts'
+
+export type BootDeskParts = {
+  readonly fleet: Fleet
+  readonly roster: Roster
+  readonly events: EventStream
+  readonly loaders: LoaderCatalogue
+  readonly clock: Clock
+  readonly ports: Ports
+  readonly chap: ChapMode
+  readonly httpsServed: boolean
+}
+
+export class BootDesk implements BootAdvisor, TftpCatalogue {
+  readonly #parts: BootDeskParts
+  readonly #known: readonly Loader[]
+  /** Machines that were told to wait, until they are let in: so that letting in is an event once. */
+  readonly #waiting = new Set<Mac>()
+
+  constructor(parts: BootDeskParts) {
+    this.#parts = parts
+    this.#known = loadersAmong([...parts.loaders.names])
+  }
+
+  /** Asked by DHCP for every packet. */
+  answer(client: ClientFacts, where: BootQuestion): BootAnswer {
+    const { roster } = this.#parts
+    const kind = client.program.kind
+    // Phones and printers are nobody's machines: they are not remembered.
+    if (kind === 'other' || kind === 'linuxIpconfig') return { kind: 'addressOnly' }
+    roster.heard(client)
+    const { machine, standing } = this.#meet({ mac: client.mac, uuid: client.uuid, serial: undefined })
+    const plan = planBoot({
+      client,
+      standing,
+      transport: this.#parts.fleet.transportOf(machine),
+      loaders: this.#known,
+      httpsServed: this.#parts.httpsServed,
+      firmwareTrustsUs: false,
+      loaderWasTried: roster.loaderWasTried(client.mac),
+    })
+    return this.#answerOf(plan, client.mac, machine, where)
+  }
+
+  /** Why a machine is told what it is told, for people. Does not change anything. */
+  reasonFor(client: ClientFacts): string {
+    const machine = this.#parts.fleet.machine(client.mac)
+    return planBoot({
+      client,
+      standing: machine?.decision === 'refused' ? 'refused' : 'admitted',
+      transport: machine === undefined ? this.#parts.fleet.terms.transport : this.#parts.fleet.transportOf(machine),
+      loaders: this.#known,
+      httpsServed: this.#parts.httpsServed,
+      firmwareTrustsUs: false,
+      loaderWasTried: this.#parts.roster.loaderWasTried(client.mac),
+    }).reason
+  }
+
+  /** Asked by TFTP. */
+  find(name: string, _from: Endpoint): Promise<TftpFile | undefined> | undefined {
+    const loader = this.#parts.loaders.find(name)
+    return loader?.bytes().then((bytes) => ({
+      sizeBytes: bytes.byteLength,
+      read: (offset, target) => {
+        target.set(bytes.subarray(offset, offset + target.byteLength))
+        return undefined
+      },
+    }))
+  }
+
+  /** Asked by HTTP and HTTPS. */
+  async serve(request: HttpRequest): Promise<HttpAnswer> {
+    const resource = parsePath(request.path)
+    switch (resource?.kind) {
+      case 'loader':
+        return this.#serveLoader(resource.file)
+      case 'script':
+        return this.#serveScript(resource.mac, request)
+      case 'report':
+        return this.#takeReport(resource.mac, request)
+      default:
+        return { status: 404, body: { kind: 'text', text: 'Slipway has nothing by that name.\n' } }
+    }
+  }
+
+  #answerOf(plan: Plan, mac: Mac, machine: Machine, where: BootQuestion): BootAnswer {
+    const hostName = machine.name === undefined ? {} : { hostName: machine.name }
+    switch (plan.kind) {
+      case 'loader': {
+        const web = this.#web(where.serverAddress, plan.via === 'https')
+        return { kind: 'boot', bootFile: plan.via === 'tftp' ? plan.file : loaderUrl(web, plan.file), ...hostName }
+      }
+      case 'script':
+        return {
+          kind: 'boot',
+          bootFile: scriptUrl(this.#web(where.serverAddress, plan.via === 'https'), mac),
+          ...hostName,
+        }
+      case 'hold':
+        this.#parts.events.emit({ mac }, { kind: 'held', reason: plan.reason })
+        return { kind: 'addressOnly', ...hostName }
+      case 'addressOnly':
+        return { kind: 'addressOnly', ...hostName }
+    }
+  }
+
+  async #serveLoader(file: string): Promise<HttpAnswer> {
+    const bytes = await this.#parts.loaders.find(file)?.bytes()
+    if (bytes === undefined) return { status: 404, body: { kind: 'text', text: 'There is no such loader.\n' } }
+    return { status: 200, headers: { 'Content-Type': 'application/efi' }, body: { kind: 'bytes', bytes } }
+  }
+
+  #serveScript(mac: Mac, request: HttpRequest): HttpAnswer {
+    const { events, fleet, roster } = this.#parts
+    const query = parseScriptQuery(request.query)
+    const { address } = request.from
+    roster.hasAddress(mac, address)
+    const { machine, standing } = this.#meet({ mac, uuid: query.uuid, serial: query.serial }, address)
+    const client = roster.clientOf(mac)
+    const choice = chooseScript({
+      standing,
+      transport: fleet.transportOf(machine),
+      secure: request.secure,
+      httpsServed: this.#parts.httpsServed,
+      features: client?.program.kind === 'ipxe' ? client.program.features : undefined,
+    })
+    const web = { secure: request.secure, host: request.local.address, port: request.local.port }
+    const served = { kind: 'scriptServed', script: choice.script, encrypted: request.secure } as const
+    switch (choice.script) {
+      case 'held': {
+        if (!this.#waiting.has(mac)) {
+          this.#waiting.add(mac)
+          events.emit({ mac, address }, { kind: 'held', reason: `waits for: slipway admit ${mac}` })
+          events.emit({ mac, address }, { ...served, bootId: undefined, image: undefined })
+        }
+        const { uuid, serial, pollCount } = query
+        return scriptAnswer(
+          heldScript({ mac, uuid, serial, pollCount, pollUrl: scriptUrl(web, mac, { poll: pollCount + 1 }) }),
+        )
+      }
+      case 'refused':
+        events.emit({ mac, address }, { kind: 'refused', reason: choice.why })
+        return scriptAnswer(refusedScript({ mac, why: choice.why }))
+      case 'boot':
+        if (request.method === 'HEAD') return scriptAnswer([])
+        return this.#serveBootScript(machine, web, query.refetchCount, address)
+    }
+  }
+
+  #serveBootScript(machine: Machine, web: WebServer, refetchCount: number, address: string): HttpAnswer {
+    const { chap, events, fleet, ports } = this.#parts
+    const { mac } = machine
+    const credentials = fleet.offerCredentials(mac, this.#parts.clock.wallMs())
+    const { image } = fleet.assignmentOf(machine)
+    const { bootId } = credentials
+    events.emit({ mac, address }, { kind: 'credentialsMinted', bootId })
+    events.emit({ mac, address }, { kind: 'scriptServed', script: 'boot', bootId, image, encrypted: web.secure })
+    return scriptAnswer(
+      bootScript({
+        mac,
+        image,
+        bootId,
+        portal: { address: web.host, port: ports.iscsi },
+        targetName: credentials.targetName,
+        initiatorName: credentials.initiatorName,
+        initiator: chap === 'none' ? undefined : credentials.initiator,
+        target: chap === 'mutual' ? credentials.target : undefined,
+        reportUrl: reportUrl(web, mac, bootId),
+        refetchUrl: refetchCount < refetchesMax ? scriptUrl(web, mac, { refetch: refetchCount + 1 }) : undefined,
+      }),
+    )
+  }
+
+  #takeReport(mac: Mac, request: HttpRequest): HttpAnswer {
+    const report = parseReport(request.query)
+    if (report !== undefined) {
+      const whose = { mac, address: request.from.address }
+      this.#parts.events.emit(whose, { kind: 'machineReported', step: report.step, error: report.error })
+    }
+    return { status: 200, body: { kind: 'text', text: '' } }
+  }
+
+  #meet(identity: Identity, address?: string): Encounter {
+    const { clock, events, fleet } = this.#parts
+    const encounter = fleet.meet(identity, clock.wallMs())
+    const { machine, standing } = encounter
+    const whose = { mac: identity.mac, address }
+    for (const notice of encounter.notices) {
+      if (notice.kind === 'firstSeen') {
+        events.emit(whose, { kind: 'machineSeen', uuid: machine.uuid, serial: machine.serial })
+      } else events.emit(whose, { kind: 'identityAlarm', knownUuid: notice.known, seenUuid: notice.seen })
+    }
+    if (standing === 'admitted' && this.#waiting.delete(identity.mac)) {
+      events.emit(whose, { kind: 'admitted', by: 'person' })
+    }
+    return encounter
+  }
+
+  #web(host: string, secure: boolean): WebServer {
+    const { ports } = this.#parts
+    return { secure, host, port: secure ? ports.https : ports.http }
+  }
+}
+
+function scriptAnswer(script: Script): HttpAnswer {
+  return {
+    status: 200,
+    // A script is made for one asking: nobody in between may keep it.
+    headers: { 'Content-Type': 'text/plain; charset=utf-8', 'Cache-Control': 'no-store' },
+    body: { kind: 'text', text: print(script) },
+  }
+}

@@ -4,8 +4,9 @@
  * faster under way does it to all; the answer is the median of the rounds' ratios.
  */
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
-import { existsSync } from 'node:fs'
-import { availableParallelism } from 'node:os'
+import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs'
+import { availableParallelism, tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 export type Question = {
@@ -88,6 +89,26 @@ function summarise(
   return { ...base, against: { peer: best.contender, ratio: median(ratios) } }
 }
 
+/**
+ * Where servers listen. Not a loopback address: tftpd-hpa finds none to listen on when there are only those.
+ * The bench runs in a network namespace of its own, so that every port is free and nobody is disturbed.
+ */
+export const serverAddress = '10.111.1.1'
+const inNamespaceMark = 'SLIPWAY_BENCH_NAMESPACE'
+
+/** Runs this program again inside a new network namespace, unless it is the one inside already. */
+export function enterOwnNetwork(): void {
+  if (process.env[inNamespaceMark] !== undefined) {
+    execFileSync('ip', ['link', 'set', 'lo', 'up'])
+    execFileSync('ip', ['address', 'add', `${serverAddress}/32`, 'dev', 'lo'])
+    return
+  }
+  const unprivileged = process.getuid?.() === 0 ? [] : ['--user', '--map-root-user']
+  const again = [...unprivileged, '--net', process.execPath, ...process.execArgv, ...process.argv.slice(1)]
+  const done = spawnSync('unshare', again, { stdio: 'inherit', env: { ...process.env, [inNamespaceMark]: '1' } })
+  process.exit(done.status ?? 1)
+}
+
 /** Servers have one core, load clients the other, so that neither is measured through the other's scheduling. */
 export const serverCore = 0
 export const clientCore: number = availableParallelism() > 1 ? 1 : 0
@@ -110,7 +131,7 @@ export type ProcessOptions = {
 
 export type RunningProcess = {
   readonly pid: number
-  /** Everything it printed so far, at most the last 64 KiB. */
+  /** Everything it printed so far. */
   readonly printed: () => string
   readonly stop: () => Promise<void>
 }
@@ -130,13 +151,19 @@ export async function startProcess(options: ProcessOptions): Promise<RunningProc
   const pinned = ['taskset', '-c', String(options.core ?? serverCore)]
   const bounded = ['timeout', '--kill-after=5', String(lifetimeSeconds)]
   const [program = '', ...args] = [...inNamespace, ...pinned, ...bounded, options.command, ...options.args]
+  // To a file and not a pipe: a load client that blocks this thread reads no pipe, and the server would wait for it.
+  const folder = mkdtempSync(join(tmpdir(), 'slipway-bench-'))
+  const logFile = join(folder, 'printed')
+  const log = openSync(logFile, 'a+')
   const child = spawn(program, args, {
     // A group of its own: workers that a server forks are ended with it.
     detached: true,
-    stdio: ['ignore', 'pipe', 'pipe'],
+    stdio: ['ignore', log, log],
     env: { ...process.env, ...options.environment },
   })
-  let printed = ''
+  closeSync(log)
+  const printed = (): string => readFileSync(logFile, 'utf8')
+  let spawnError = ''
   let ended = false
   alive.add(child)
   const closed = new Promise<void>((resolve) => {
@@ -147,32 +174,27 @@ export async function startProcess(options: ProcessOptions): Promise<RunningProc
     }
     child.once('exit', end)
     child.once('error', (error) => {
-      printed += error.message
+      spawnError = error.message
       end()
     })
   })
-  const take = (chunk: Buffer): void => {
-    printed = (printed + chunk.toString()).slice(-65_536)
-  }
-  child.stdout.on('data', take)
-  child.stderr.on('data', take)
   const ready = options.ready ?? (() => true)
   for (const giveUpAtMs = Date.now() + readyWithinMs; ; await sleep(20)) {
-    if (ended) throw new Error(`${options.command} ended before it was ready: ${printed}`)
-    if (ready instanceof RegExp ? ready.test(printed) : await ready()) break
+    if (ended) throw new Error(`${options.command} ended before it was ready: ${printed()}${spawnError}`)
+    if (ready instanceof RegExp ? ready.test(printed()) : await ready()) break
     if (Date.now() > giveUpAtMs) {
       signal(child, 'SIGKILL')
-      throw new Error(`${options.command} was not ready within ${readyWithinMs} ms: ${printed}`)
+      throw new Error(`${options.command} was not ready within ${readyWithinMs} ms: ${printed()}`)
     }
   }
   const stop = async (): Promise<void> => {
-    if (ended) return
-    signal(child, 'SIGTERM')
+    if (!ended) signal(child, 'SIGTERM')
     await Promise.race([closed, sleep(3_000, undefined, { ref: false })])
     if (!ended) signal(child, 'SIGKILL')
     await closed
+    rmSync(folder, { recursive: true })
   }
-  return { pid: child.pid ?? 0, printed: () => printed, stop }
+  return { pid: child.pid ?? 0, printed, stop }
 }
 
 /** To the process and all it started. */

@@ -8,7 +8,7 @@
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { type Answer, answer, moveToClientCore, type Question } from './frame.ts'
+import { type Answer, answer, enterOwnNetwork, moveToClientCore, type Question } from './frame.ts'
 
 const regressionMax = 0.15
 const ratiosFile = join(import.meta.dirname, 'ratios.json')
@@ -33,6 +33,7 @@ const unknown = chosen.filter((name) => !groups.includes(name))
 if (unknown.length > 0) refuse(`There is no bench called ${unknown.join(', ')}.`, `There are: ${groups.join(', ')}.`)
 if (!Number.isInteger(rounds) || rounds < 1) refuse(`--runs ${options.runs} is no count.`, 'Say a number from 1 on.')
 
+enterOwnNetwork()
 moveToClientCore()
 const answers: Answer[] = []
 for (const group of groups.filter((name) => chosen.length === 0 || chosen.includes(name))) {

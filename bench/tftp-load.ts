@@ -101,7 +101,10 @@ export function readWithAll(load: Load): LoadResult {
     for (let silences = 0; remaining > 0; ) {
       const count: number = epollWait(epoll, events, load.clients, silenceMs)
       if (count === 0) {
-        if (++silences > 5) throw new Error('the server fell silent')
+        if (++silences > 5) {
+          const stuck = clients.filter(({ done }) => !done).map(({ nextBlock }) => nextBlock)
+          throw new Error(`port ${load.port} fell silent; waiting for blocks ${stuck.join(', ')}`)
+        }
         for (const client of clients) {
           if (client.done) continue
           resends++

@@ -1,0 +1,7 @@
+/** A certificate of RSA-4096 with many names is 3 KiB; a chain of four in PEM 16 KiB. */
+export const pemBytesMax: number = 256 * 1024
+export const chainCertificateCountMax: number = 8
+/** Names in one certificate: every address and alias of one server. */
+export const certificateNameCountMax: number = 100
+/** RFC 5280 §4.1.2.2: at most 20 bytes, positive. */
+export const serialBytes: number = 16

@@ -33,9 +33,16 @@ export interface Command {
   readonly ignoresAttention?: boolean
   /** Works while the medium is being sanitized. SBC-3 §4.11. */
   readonly duringSanitize?: boolean
+  /** SANITIZE itself: works also after one that failed, not while one goes on. */
+  readonly sanitizes?: boolean
   /** Absent: on every disk. */
   supported?(unit: LogicalUnit): boolean
   run(unit: LogicalUnit, task: Task, from: NexusRecord): Reply
+}
+
+/** RESERVATION CONFLICT: a status without sense data. SAM-5 §5.3.1. */
+export class ReservationConflict extends Error {
+  override readonly name: string = 'ReservationConflict'
 }
 
 /** Answers with `data`, cut to ALLOCATION LENGTH and to what the initiator has room for. SPC-4 §4.2.5.6. */

@@ -56,3 +56,34 @@ export async function readRange(unit: LogicalUnit, offset: number, bytes: number
   await readInto(unit, offset, target)
   return target
 }
+
+/** Does `work` on a range together with others, but not while somebody has the range alone. */
+export async function shared<T>(
+  unit: LogicalUnit,
+  offset: number,
+  bytes: number,
+  work: () => Promise<T> | T,
+): Promise<T> {
+  const held = await unit.ranges.enter(offset, bytes, false)
+  try {
+    return await work()
+  } finally {
+    held.release()
+  }
+}
+
+/** Does `work` on a range that nobody else reads or writes meanwhile. */
+export async function alone<T>(unit: LogicalUnit, offset: number, bytes: number, work: () => Promise<T>): Promise<T> {
+  const held = await unit.ranges.enter(offset, bytes, true)
+  try {
+    return await work()
+  } finally {
+    held.release()
+  }
+}
+
+/** Where two pieces of memory of one length first differ; -1 if they do not. */
+export function firstDifference(a: Uint8Array, b: Uint8Array): number {
+  for (let i = 0; i < a.byteLength; i++) if (a[i] !== b[i]) return i
+  return -1
+}

@@ -10,6 +10,7 @@ import { type DiskOptions, LogicalUnit, type TargetContext } from './logical-uni
 import { decodeLun, reportLuns } from './report-luns.ts'
 import { CheckCondition, condition, encodeSense, invalidCdbField } from './sense.ts'
 import { type DeviceServer, type Nexus, scsiStatus, type Task, type TaskManagement } from './task.ts'
+import { isNamed } from './vpd.ts'
 
 export interface TargetOptions {
   /** The iSCSI name, for designators. */
@@ -20,6 +21,8 @@ export interface TargetOptions {
   readonly disks: readonly DiskOptions[]
   /** A device's error, or a mistake of ours, that ended a task: for the log. */
   readonly report?: (error: unknown) => void
+  /** Lets SANITIZE go slowly. Without it, it goes as fast as the device. */
+  readonly pause?: (milliseconds: number) => Promise<void>
 }
 
 export interface TargetDevice extends DeviceServer {
@@ -42,7 +45,9 @@ class Target implements TargetDevice {
       targetName: options.targetName,
       portCount: options.portCount ?? 1,
       luns: this.#luns,
+      unitNamed: (type, designator) => this.#units.find((unit) => isNamed(unit, type, designator)),
       report: options.report ?? (() => undefined),
+      pause: options.pause ?? (() => Promise.resolve()),
     }
     this.#units = options.disks.map((disk, lun) => new LogicalUnit(lun, disk, context))
   }

@@ -1,10 +1,11 @@
 /** What every initiator does first, and reads and writes by every road: whole, short, in odd pieces, lent, late, failing. */
 import { expect, test } from 'vitest'
 import { OperationError } from '../base/errors.ts'
-import type { BlockDevice, Pending } from '../block/device.ts'
+import type { BlockDevice } from '../block/device.ts'
 import { createMemoryDevice } from '../block/memory.ts'
 import { createDeviceServer } from './device-server.ts'
 import { hex, Initiator, outcomeOf, toHex } from './testing/recorded-task.ts'
+import { lateDevice } from './testing/test-device.ts'
 
 const serialNumber = 'slipway-test-1'
 const targetName = 'iqn.2026-01.lab:disk'
@@ -141,35 +142,6 @@ test('other LUNs are told that nothing is there; the REPORT LUNS unit lists what
     )
   }
 })
-
-/** Answers later, and fails where told. */
-function lateDevice(bytes: number, failure?: OperationError): BlockDevice & { flushes: number } {
-  const memory = createMemoryDevice(bytes)
-  const later = (work: () => Pending): Promise<void> =>
-    new Promise((resolve, reject) => {
-      setImmediate(() => {
-        if (failure !== undefined) reject(failure)
-        else resolve(work())
-      })
-    })
-  return {
-    sizeBytes: bytes,
-    blockBytes: 512,
-    readOnly: false,
-    thin: false,
-    flushes: 0,
-    read: (offset, target) => later(() => memory.read(offset, target)),
-    write: (offset, source) => later(() => memory.write(offset, source)),
-    flush() {
-      this.flushes++
-      return later(() => undefined)
-    },
-    writeZeroes: (offset, size) => later(() => memory.writeZeroes(offset, size, false)),
-    discard: () => undefined,
-    extent: (_offset, size) => ({ allocated: true, bytes: size }),
-    close: () => Promise.resolve(),
-  }
-}
 
 test('a device that answers later gives the same bytes', async () => {
   const initiator = new Initiator(serverOf(lateDevice(512 * 100)))

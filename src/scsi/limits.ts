@@ -23,8 +23,11 @@ export const atomicBytesMax: number = mebibyte
 export const unmapDescriptorsMax: number = 256
 export const unmapBlocksMax: number = 1024 * 1024
 
-/** WRITE SAME writes every byte when the pattern is not zero: 256 MiB take a second or so. */
-export const writeSameBytesMax: number = 256 * mebibyte
+/** Descriptors in one answer to GET LBA STATUS. */
+export const statusDescriptorsMax: number = 1024
+
+/** WRITE SAME: what the length field of WRITE SAME (10) can say. Every byte is written when the pattern is not zero. */
+export const writeSameBlocksMax: number = 0xffff
 
 /** PRE-FETCH reads no further than this: nobody's cache is ours alone. */
 export const prefetchBytesMax: number = 4 * mebibyte
@@ -34,3 +37,18 @@ export const registrationsMax: number = 1024
 
 /** Tasks that wait behind an ordered one; the next gets TASK SET FULL. */
 export const waitingTasksMax: number = 4096
+
+/**
+ * SANITIZE OVERWRITE goes no faster, so that other disks are not slowed down by a job that is in no hurry. Only where
+ * the house gives this room a way to pause.
+ */
+export const sanitizeBytesPerSecond: number = 64 * mebibyte
+
+/** One EXTENDED COPY: target descriptors, segment descriptors, and blocks of one segment (its field has 16 bits). */
+export const copyTargetsMax: number = 8
+export const copySegmentsMax: number = 16
+export const copySegmentBlocksMax: number = 0xffff
+
+/** EXTENDED COPYs of one unit that run at once; results of one initiator that are kept until it asks. */
+export const copiesMax: number = 8
+export const copyResultsMax: number = 16

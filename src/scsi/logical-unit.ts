@@ -6,12 +6,15 @@
  */
 import { assert } from '../base/assert.ts'
 import type { BlockDevice } from '../block/device.ts'
-import type { Command, Reply } from './command.ts'
+import { type Command, type Reply, ReservationConflict } from './command.ts'
 import { commandOf } from './command-table.ts'
 import { senseOf } from './device-access.ts'
 import { waitingTasksMax } from './limits.ts'
 import { defaultMode, type ModeState } from './mode.ts'
 import { RangeGate } from './range-gate.ts'
+import { Reservations } from './reservations/reservations.ts'
+import { type Notice, type PortName, samePort } from './reservations/state.ts'
+import type { ReservationStore } from './reservations/store.ts'
 import { CheckCondition, type Condition, condition, encodeSense, invalidCdbField, type SenseDetail } from './sense.ts'
 import { type Nexus, scsiStatus, type Task } from './task.ts'
 
@@ -26,6 +29,8 @@ export interface DiskOptions {
   readonly vendor?: string
   readonly product?: string
   readonly revision?: string
+  /** Where registrations that must outlive a restart are kept. Without one APTPL is refused. */
+  readonly reservationStore?: ReservationStore
 }
 
 /** What the unit knows of the target around it. */
@@ -36,15 +41,30 @@ export interface TargetContext {
   readonly portCount: number
   /** LUNs of all units. */
   readonly luns: readonly number[]
+  /** The unit whose device identification page has this designator. */
+  unitNamed(designatorType: number, designator: Uint8Array): LogicalUnit | undefined
   /** A device's error, or a mistake of ours, that ended a task: for the log. */
   report(error: unknown): void
+  pause(milliseconds: number): Promise<void>
+}
+
+/** What became of an EXTENDED COPY. */
+export interface CopyResult {
+  status: 'running' | 'done' | 'failed'
+  /** How many segments and bytes have been copied. */
+  segments: number
+  bytes: number
+  sense: Uint8Array
 }
 
 /** What one unit keeps for one initiator port at one target port. */
 export interface NexusRecord {
   readonly nexus: Nexus
+  readonly port: PortName
   /** Oldest first, each at most once. SAM-5 §5.14. */
   readonly attentions: Condition[]
+  /** Of EXTENDED COPYs, by list identifier, until they are asked for. */
+  readonly copies: Map<number, CopyResult>
 }
 
 export interface NotReady {
@@ -64,18 +84,23 @@ export class LogicalUnit {
   readonly blockBytes: number
   readonly physicalBlockBytes: number
   readonly ranges: RangeGate = new RangeGate()
+  readonly reservations: Reservations
   /** NAA 3h: 60 bits that we choose, made from the serial number so that they stay. SPC-4 §7.8.5.6.4. */
   readonly locallyAssignedName: bigint
   blockCount: number
   mode: ModeState = defaultMode()
   /** Why commands to the medium are refused for now. */
   notReady: NotReady | undefined
+  /** AUSE of the last SANITIZE: its failure may be left without another. */
+  sanitizeMayBeLeft = false
   isPrefetching = false
+  copiesRunning = 0
 
   readonly #context: TargetContext
   readonly #records = new Map<Nexus, NexusRecord>()
   readonly #waiting: Task[] = []
-  #inFlight = 0
+  /** Tasks that did not end at once. */
+  readonly #running = new Set<Running>()
   #lendTo: Task | undefined
   readonly #lendPiece = (bytes: Uint8Array): void => {
     this.#lendTo?.lend(bytes)
@@ -95,6 +120,7 @@ export class LogicalUnit {
     this.physicalBlockBytes = Math.max(options.physicalBlockBytes ?? 4096, this.blockBytes)
     this.blockCount = Math.floor(device.sizeBytes / this.blockBytes)
     this.locallyAssignedName = (3n << 60n) | (hash64(this.serialNumber) >> 4n)
+    this.reservations = new Reservations(options.reservationStore, (notices) => this.#notify(notices))
     this.#context = context
   }
 
@@ -116,6 +142,14 @@ export class LogicalUnit {
     return this.mode.softwareWriteProtect ? condition.softwareWriteProtected : undefined
   }
 
+  unitNamed(designatorType: number, designator: Uint8Array): LogicalUnit | undefined {
+    return this.#context.unitNamed(designatorType, designator)
+  }
+
+  pause(milliseconds: number): Promise<void> {
+    return this.#context.pause(milliseconds)
+  }
+
   report(error: unknown): void {
     this.#context.report(error)
   }
@@ -123,7 +157,8 @@ export class LogicalUnit {
   // ---- initiators
 
   attach(nexus: Nexus): NexusRecord {
-    const record: NexusRecord = { nexus, attentions: [condition.powerOnOrReset] }
+    const port = { initiatorPort: nexus.initiatorPort, targetPort: nexus.targetPort }
+    const record: NexusRecord = { nexus, port, attentions: [condition.powerOnOrReset], copies: new Map() }
     this.#records.set(nexus, record)
     return record
   }
@@ -131,6 +166,16 @@ export class LogicalUnit {
   /** I_T nexus loss: what was kept for this nexus alone goes. */
   detach(nexus: Nexus): void {
     this.#records.delete(nexus)
+    if (this.reservations.legacyHolder === nexus) this.reservations.legacyHolder = undefined
+  }
+
+  /** Initiator ports that are logged in under this initiator's name. */
+  portsOfInitiator(initiatorName: string): string[] {
+    const ports: string[] = []
+    for (const { nexus } of this.#records.values()) {
+      if (nexus.initiatorName === initiatorName) ports.push(nexus.initiatorPort)
+    }
+    return ports
   }
 
   /** Queues a unit attention for everybody, or for everybody but one. */
@@ -138,11 +183,18 @@ export class LogicalUnit {
     for (const record of this.#records.values()) if (record !== except) raise(record, what)
   }
 
+  /** Unit attentions for ports that are logged in; who logs in later hears of the power-on, which says more. */
+  #notify(notices: readonly Notice[]): void {
+    for (const { port, attention } of notices) {
+      for (const record of this.#records.values()) if (samePort(record.port, port)) raise(record, attention)
+    }
+  }
+
   // ---- tasks
 
   execute(task: Task): void {
     // Head of queue passes those that wait; an ordered task waits for all that began before it. SAM-5 §8.6.
-    const waits = this.#waiting.length > 0 || (task.attribute === 'ordered' && this.#inFlight > 0)
+    const waits = this.#waiting.length > 0 || (task.attribute === 'ordered' && this.#running.size > 0)
     if (!waits || task.attribute === 'headOfQueue') {
       this.#run(task)
     } else if (this.#waiting.length < waitingTasksMax) {
@@ -156,7 +208,28 @@ export class LogicalUnit {
   reset(what: Condition): void {
     this.#waiting.splice(0, this.#waiting.length, ...this.#waiting.filter((task) => !task.aborted))
     this.mode = defaultMode()
+    this.reservations.legacyHolder = undefined
     this.attention(what)
+  }
+
+  /**
+   * PREEMPT AND ABORT, SPC-4 §5.9.11.5: no task of these ports touches the medium any more. What the device is already
+   * doing cannot be called back, so it is waited for; such tasks end with TASK ABORTED, as the control page says (TAS).
+   */
+  async abortTasksOf(ports: readonly PortName[]): Promise<void> {
+    const isTheirs = (task: Task): boolean =>
+      ports.some((port) => port.initiatorPort === task.nexus.initiatorPort && port.targetPort === task.nexus.targetPort)
+    for (const task of this.#waiting.filter(isTheirs)) {
+      this.#waiting.splice(this.#waiting.indexOf(task), 1)
+      task.fail(scsiStatus.taskAborted, noSense)
+    }
+    const ends: Promise<void>[] = []
+    for (const running of this.#running) {
+      if (!isTheirs(running.task)) continue
+      running.isPreempted = true
+      ends.push(running.ended.promise)
+    }
+    await Promise.all(ends)
   }
 
   /** The device has another size now. SBC-3 §4.5: everybody is told. */
@@ -191,10 +264,13 @@ export class LogicalUnit {
     if (from.attentions.length > 0 && command.ignoresAttention !== true) {
       throw new CheckCondition(from.attentions.shift() as Condition)
     }
+    if (!this.reservations.isFree && this.reservations.conflicts(from.nexus, from.port, command.access)) {
+      throw new ReservationConflict()
+    }
     const { cdb } = task
     // NACA: we have no auto contingent allegiance. SAM-5 §5.2.
     if (((cdb[controlByte(cdb)] as number) & 0x04) !== 0) throw invalidCdbField(controlByte(cdb), 2)
-    if (this.notReady !== undefined && command.duringSanitize !== true) {
+    if (this.notReady !== undefined && !isAllowed(command, this.notReady)) {
       throw new CheckCondition(this.notReady.condition, this.notReady.detail)
     }
     if (command.writes === true) {
@@ -205,22 +281,21 @@ export class LogicalUnit {
   }
 
   async #endLater(task: Task, command: Command | undefined, reply: Promise<number>): Promise<void> {
-    this.#inFlight++
-    try {
-      const wanted = await reply
-      this.#inFlight--
-      task.good(wanted)
-    } catch (error) {
-      this.#inFlight--
-      this.#end(task, command, error)
-    }
+    const running: Running = { task, isPreempted: false, ended: Promise.withResolvers<void>() }
+    this.#running.add(running)
+    const outcome = await settle(reply)
+    this.#running.delete(running)
+    if (running.isPreempted) task.fail(scsiStatus.taskAborted, noSense)
+    else if (outcome.kind === 'good') task.good(outcome.wanted)
+    else this.#end(task, command, outcome.error)
+    running.ended.resolve()
     this.#runWaiting()
   }
 
   #runWaiting(): void {
     for (;;) {
       const next = this.#waiting[0]
-      if (next === undefined || (next.attribute === 'ordered' && this.#inFlight > 0)) return
+      if (next === undefined || (next.attribute === 'ordered' && this.#running.size > 0)) return
       this.#waiting.shift()
       if (!next.aborted) this.#run(next)
     }
@@ -234,10 +309,34 @@ export class LogicalUnit {
       task.fail(scsiStatus.checkCondition, sense, error.detail.bytesWanted)
       return
     }
+    if (error instanceof ReservationConflict) {
+      task.fail(scsiStatus.reservationConflict, noSense)
+      return
+    }
     this.report(error)
     const what = senseOf(error, command?.writes === true) ?? condition.internalTargetFailure
     task.fail(scsiStatus.checkCondition, encodeSense(what, {}, descriptorFormat))
   }
+}
+
+function isAllowed(command: Command, notReady: NotReady): boolean {
+  if (command.duringSanitize === true) return true
+  return command.sanitizes === true && notReady.condition !== condition.sanitizeInProgress
+}
+
+interface Running {
+  readonly task: Task
+  isPreempted: boolean
+  readonly ended: PromiseWithResolvers<void>
+}
+
+type Settled = { readonly kind: 'good'; readonly wanted: number } | { readonly kind: 'failed'; readonly error: unknown }
+
+function settle(reply: Promise<number>): Promise<Settled> {
+  return reply.then(
+    (wanted): Settled => ({ kind: 'good', wanted }),
+    (error): Settled => ({ kind: 'failed', error }),
+  )
 }
 
 /** Each condition waits at most once; a reset says more than whatever came before it. */

@@ -47,7 +47,8 @@ const caching: ModePage = {
 
 /**
  * SPC-4 §7.5.10, control. Byte 2: TST TMF_ONLY DPICZ D_SENSE GLTSD RLEC; byte 3: queue algorithm 1h, tasks without an
- * order of their own may be reordered; byte 4: RAC, UA_INTLCK_CTRL, SWP; bytes 8 and 9: no limit to being busy.
+ * order of their own may be reordered; byte 4: RAC, UA_INTLCK_CTRL, SWP; byte 5: TAS, a task that somebody
+ * else aborts ends with TASK ABORTED; bytes 8 and 9: no limit to being busy.
  */
 const control: ModePage = {
   page: 0x0a,
@@ -59,6 +60,7 @@ const control: ModePage = {
     bytes[2] = (state.descriptorSense ? 0x04 : 0) | 0x02
     bytes[3] = 0x10
     bytes[4] = state.softwareWriteProtect ? 0x08 : 0
+    bytes[5] = 0x40
     bytes[8] = 0xff
     bytes[9] = 0xff
     return bytes

@@ -1,7 +1,7 @@
 /** READ (6), (10), (12), (16). SBC-3 §5.11 to §5.14. */
 import { u16, u24, u32, u64 } from '../wire/big-endian.ts'
 import type { Command, Reply } from './command.ts'
-import { allEnded, readRange, startEach } from './device-access.ts'
+import { allEnded, readRange, shared, startEach } from './device-access.ts'
 import type { LogicalUnit } from './logical-unit.ts'
 import { checkProtection, checkRange, checkTransfer } from './range.ts'
 import type { Task } from './task.ts'
@@ -125,18 +125,15 @@ async function readThenCopy(
 
 /** Force unit access, less room than blocks, or a range that somebody holds. */
 async function readAside(unit: LogicalUnit, task: Task, offset: number, bytes: number, fua: boolean): Promise<number> {
-  const held = await unit.ranges.enter(offset, bytes, false)
-  try {
+  await shared(unit, offset, bytes, async () => {
     // SBC-3 §5.12: with FUA what is newer in the cache goes to the medium first.
     if (fua) await unit.device.flush()
     const room = Math.min(bytes, task.dataInBytesMax)
-    if (room === 0) return bytes
+    if (room === 0) return
     const whole = await readRange(unit, offset, Math.ceil(room / unit.blockBytes) * unit.blockBytes)
     copyInto(task.reserve(room), whole)
-    return bytes
-  } finally {
-    held.release()
-  }
+  })
+  return bytes
 }
 
 function copyInto(pieces: readonly Uint8Array[], source: Uint8Array): void {

@@ -41,6 +41,8 @@ export const condition = {
   removalPrevented: { key: 0x5, code: 0x5302 },
   registrationsExhausted: { key: 0x5, code: 0x5504 },
   insufficientResources: { key: 0x5, code: 0x5503 },
+  copyAborted: { key: 0xa, code: 0x0000 },
+  copyDeviceFailure: { key: 0xa, code: 0x0d01 },
   copyTargetUnreachable: { key: 0xa, code: 0x0d02 },
   copyTargetTypeIncorrect: { key: 0xa, code: 0x0d03 },
   miscompare: { key: 0xe, code: 0x1d00 },

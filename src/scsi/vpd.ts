@@ -7,9 +7,10 @@ import {
   transferBytesOptimal,
   unmapBlocksMax,
   unmapDescriptorsMax,
-  writeSameBytesMax,
+  writeSameBlocksMax,
 } from './limits.ts'
 import type { LogicalUnit } from './logical-unit.ts'
+import { canErase } from './sanitize.ts'
 import type { Nexus } from './task.ts'
 
 /** One page with its header, as asked for over `nexus`; undefined if there is no such page. */
@@ -32,18 +33,12 @@ const serialNumber: Body = (unit) => ascii(unit.serialNumber)
 
 /** SPC-4 §7.8.5: the disk by two names, then the port that the question came through, then the target. */
 const identification: Body = (unit, nexus) => {
-  const t10 = ascii(`${unit.vendor.padEnd(8).slice(0, 8)}${unit.serialNumber}`)
-  const naa = new Uint8Array(8)
-  putU64Exact(naa, 0, unit.locallyAssignedName)
-  const unitName = `${unit.targetName},L,0x${unit.locallyAssignedName.toString(16).padStart(16, '0')}`
   const portNumber = new Uint8Array(4)
   putU16(portNumber, 2, nexus.targetPort)
   const portGroup = new Uint8Array(4)
   putU16(portGroup, 2, 1)
   return concatenate([
-    designator(association.unit, codeSet.ascii, 0x1, t10),
-    designator(association.unit, codeSet.binary, 0x3, naa),
-    designator(association.unit, codeSet.utf8, 0x8, nameString(unitName)),
+    ...unitDesignators(unit).map(({ set, type, value }) => designator(association.unit, set, type, value)),
     designator(association.port, codeSet.binary, 0x4, portNumber),
     designator(association.port, codeSet.binary, 0x5, portGroup),
     designator(
@@ -54,6 +49,34 @@ const identification: Body = (unit, nexus) => {
     ),
     designator(association.target, codeSet.utf8, 0x8, nameString(unit.targetName)),
   ])
+}
+
+interface UnitDesignator {
+  readonly set: number
+  readonly type: number
+  readonly value: Uint8Array
+}
+
+/** The names of the disk: T10 vendor ID, NAA, SCSI name string. SPC-4 §7.8.5.4, §7.8.5.6, §7.8.5.11. */
+function unitDesignators(unit: LogicalUnit): UnitDesignator[] {
+  const naa = new Uint8Array(8)
+  putU64Exact(naa, 0, unit.locallyAssignedName)
+  const name = `${unit.targetName},L,0x${unit.locallyAssignedName.toString(16).padStart(16, '0')}`
+  return [
+    { set: codeSet.ascii, type: 0x1, value: ascii(`${unit.vendor.padEnd(8).slice(0, 8)}${unit.serialNumber}`) },
+    { set: codeSet.binary, type: 0x3, value: naa },
+    { set: codeSet.utf8, type: 0x8, value: nameString(name) },
+  ]
+}
+
+/** Whether the disk has this name. A target descriptor of EXTENDED COPY has room for 20 bytes: longer names are cut. */
+export function isNamed(unit: LogicalUnit, type: number, designator: Uint8Array): boolean {
+  return unitDesignators(unit).some(
+    (each) =>
+      each.type === type &&
+      designator.byteLength === Math.min(20, each.value.byteLength) &&
+      designator.every((byte, i) => byte === each.value[i]),
+  )
 }
 
 const association = { unit: 0, port: 1, target: 2 } as const
@@ -91,6 +114,8 @@ const blockLimits: Body = (unit) => {
   const bytes = new Uint8Array(60)
   const physical = unit.physicalBlockBytes / unit.blockBytes
   const blocks = (size: number): number => Math.floor(size / unit.blockBytes)
+  // WSNZ: WRITE SAME of 0 blocks is refused.
+  bytes[0] = 0x01
   bytes[1] = compareBlocksMax
   putU16(bytes, 2, physical)
   putU32(bytes, 4, blocks(transferBytesMax))
@@ -102,7 +127,7 @@ const blockLimits: Body = (unit) => {
     // UGAVALID: granules begin at block 0.
     putU32(bytes, 28, 0x8000_0000)
   }
-  putU64(bytes, 32, blocks(writeSameBytesMax))
+  putU64(bytes, 32, writeSameBlocksMax)
   putU32(bytes, 40, blocks(atomicBytesMax))
   // Any alignment and any length up to the maximum, of one block's granularity.
   putU32(bytes, 44, 1)
@@ -111,11 +136,11 @@ const blockLimits: Body = (unit) => {
 }
 
 /** SBC-3 §6.6.2: nothing rotates; FUAB: SYNCHRONIZE CACHE and FUA reach the medium; form factor not told. */
-const characteristics: Body = () => {
+const characteristics: Body = (unit) => {
   const bytes = new Uint8Array(60)
   putU16(bytes, 0, 0x0001)
   // WABEREQ 01b, after a block erase reads succeed (with zeroes); WACEREQ 00b, there is no cryptographic erase.
-  bytes[3] = 0x40
+  if (canErase(unit)) bytes[3] = 0x40
   bytes[4] = 0x02
   return bytes
 }

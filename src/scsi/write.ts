@@ -2,7 +2,7 @@
 import { u16, u24, u32, u64 } from '../wire/big-endian.ts'
 import type { Command, Reply } from './command.ts'
 import { gather } from './data-out.ts'
-import { allEnded, startEach } from './device-access.ts'
+import { allEnded, shared, startEach } from './device-access.ts'
 import type { LogicalUnit } from './logical-unit.ts'
 import { checkProtection, checkRange, checkTransfer } from './range.ts'
 import { CheckCondition, condition } from './sense.ts'
@@ -119,12 +119,9 @@ interface Extent {
 
 /** Force unit access, no write cache, or a range that somebody holds. GOOD only when it is on stable storage. */
 async function writeAside(unit: LogicalUnit, task: Task, extent: Extent, fua: boolean): Promise<number> {
-  const held = await unit.ranges.enter(extent.offset, extent.bytes, false)
-  try {
+  await shared(unit, extent.offset, extent.bytes, async () => {
     await startWrite(unit, task, extent.offset, extent.bytes)
     if (fua || !unit.mode.writeCacheEnabled) await unit.device.flush()
-    return extent.wanted
-  } finally {
-    held.release()
-  }
+  })
+  return extent.wanted
 }

@@ -124,13 +124,16 @@ class Checker {
     const view = new DataView(bytes.buffer)
     for (const [block, offset] of this.#table.entries()) {
       if (offset === 0) continue
-      bytes.fill(0)
+      if (added.includes(block)) bytes.fill(0)
+      else await this.#file.read(offset, bytes)
+      const before = bytes.slice()
       for (let i = 0; i < perBlock; i++) {
         const used = this.#usedCount(block * perBlock + i)
         if (used > 2 ** Math.min(bits, 52) - 1) throw corrupt(this.#file.path, 'a cluster is used too often')
-        if (used > 0) writeCount(view, i, bits, used)
+        if (readCount(view, i, bits) !== used) writeCount(view, i, bits, used)
       }
-      await this.#file.write(offset, bytes)
+      if (added.includes(block)) await this.#file.write(offset, bytes)
+      else await this.#writeChanged(offset, before, bytes)
     }
     await this.#file.truncate(end * this.#clusterBytes)
     await this.#file.sync()
@@ -144,6 +147,15 @@ class Checker {
     new DataView(features.buffer).setUint32(0, header.incompatibleLow & ~incompatible.dirty)
     await this.#file.write(headerField.incompatibleFeatures + 4, features)
     await this.#file.sync()
+  }
+
+  /** Only the sectors that differ: a repair must be possible on a disk that is full. */
+  async #writeChanged(offset: number, before: Uint8Array, bytes: Uint8Array): Promise<void> {
+    for (let at = 0; at < bytes.byteLength; at += 512) {
+      const sector = bytes.subarray(at, at + 512)
+      const old = before.subarray(at, at + 512)
+      if (sector.some((byte, i) => byte !== old[i])) await this.#file.write(offset + at, sector)
+    }
   }
 
   async #countMap(l1Offset: number, l1Entries: number, isActive: boolean): Promise<void> {

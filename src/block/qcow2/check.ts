@@ -165,9 +165,16 @@ class Checker {
     await this.#file.read(l1Offset, l1)
     const view = new DataView(l1.buffer)
     const table = new Uint8Array(this.#clusterBytes)
+    // A table named twice would be walked as often as a hostile L1 table names it.
+    const seen = new Set<number>()
     for (let i = 0; i < l1Entries; i++) {
       const offset = this.#tableAt(view, i)
       if (offset === 0 || !this.#count(offset, this.#clusterBytes, 'an L2 table')) continue
+      if (seen.has(offset)) {
+        this.#fault(`the L2 table at ${offset} is named twice`)
+        continue
+      }
+      seen.add(offset)
       await this.#file.read(offset, table)
       this.#countTable(new DataView(table.buffer))
     }

@@ -7,7 +7,7 @@ import { expect, test } from 'vitest'
 import { nodeCompression } from '../../host/compression.ts'
 import { runPowerCut } from '../testing/power-cut.ts'
 
-const runs = Number(process.env['SLIPWAY_CRASH_RUNS'] ?? 400)
+const runs = Number(process.env['SLIPWAY_CRASH_RUNS'] ?? 120)
 const firstSeed = Number(process.env['SLIPWAY_CRASH_SEED'] ?? 1)
 
 test(`${runs} lives end in a power cut, and none is damaged by it`, { timeout: 3_600_000 }, async () => {

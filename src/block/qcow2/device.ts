@@ -281,7 +281,7 @@ export class Qcow2Device implements BlockDevice {
     const at = mapping.entryAt(offset)
     const high = slice.view.getUint32(at)
     const low = slice.view.getUint32(at + 4)
-    const host = mapping.isCompressed(high) ? 0 : mapping.hostOf(high, low)
+    const host = mapping.isCompressed(high) ? 0 : mapping.usedHostOf(high, low)
     const isOwn = !mapping.isCompressed(high) && (host === 0 || high >>> 31 === 1)
     const pending =
       isOwn && mapping.extended
@@ -410,7 +410,7 @@ export class Qcow2Device implements BlockDevice {
       this.#refcounts?.release(packed.offset, packed.bytes)
       return
     }
-    const host = mapping.hostOf(high, low)
+    const host = mapping.usedHostOf(high, low)
     if (host !== 0) this.#refcounts?.release(host, this.#clusterBytes)
   }
 
@@ -484,7 +484,7 @@ export class Qcow2Device implements BlockDevice {
     const low = slice.view.getUint32(at + 4)
     const isCompressed = mapping.isCompressed(high)
     if (isCompressed && !whole) return false
-    const host = isCompressed ? 0 : mapping.hostOf(high, low)
+    const host = isCompressed ? 0 : mapping.usedHostOf(high, low)
     const isOwn = host !== 0 && high >>> 31 === 1
     const hasBelow = clusterStart < this.#backingBytes
     const allocated = isCompressed ? 0 : mapping.allocatedMask(slice, at)

@@ -184,6 +184,13 @@ export class Mapping {
     return host
   }
 
+  /** The same for whoever will write there or let go of it: the cluster must lie in the file. @throws {OperationError} imageCorrupt */
+  usedHostOf(high: number, low: number): number {
+    const host = this.hostOf(high, low)
+    if (host >= this.hostEnd) throw this.fault(`the cluster at ${host} lies behind the end of the file`)
+    return host
+  }
+
   /** The stretch of the file with the compressed bytes that an entry names. @throws {OperationError} imageCorrupt */
   compressedAt(high: number, low: number): { readonly offset: number; readonly bytes: number } {
     // "Compressed Clusters Descriptor": offset in the low 62 - (cluster_bits - 8) bits, then the count of further sectors.

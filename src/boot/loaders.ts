@@ -47,6 +47,53 @@ export function loadersAmong(files: readonly string[]): readonly Loader[] {
   return known.filter((loader) => files.includes(loader.file))
 }
 
+/** What looking into a loader's bytes told; the trust room's description fits as it is. */
+export type SeenLoader = {
+  readonly kind: string
+  readonly form: string
+  readonly firmware: Architecture | undefined
+  readonly can: Readonly<Record<'https' | 'http' | 'iscsi' | 'vlan' | 'tftp', 'yes' | 'no' | 'unknown'>>
+  /** How often it rests the processor in a way that U-Boot never ends. */
+  readonly sleepCount: number
+}
+
+/**
+ * A loader by what is in it, whatever its name; undefined if no firmware can be handed it, or it is no iPXE. What cannot be
+ * seen (BIOS builds are compressed) is taken from what is known of the name, else an iPXE is taken for a plain one.
+ */
+export function loaderFrom(file: string, seen: SeenLoader): Loader | undefined {
+  const isBios = seen.firmware === 'bios' && seen.form === 'pxe'
+  const isEfi = seen.firmware !== 'bios' && seen.form === 'efiApplication'
+  if (seen.kind !== 'ipxe' || seen.firmware === undefined || (!isBios && !isEfi)) return undefined
+  const assumed = knownLoader(file)?.features ?? (isBios ? biosFeatures : efiFeatures)
+  const features = new Set(assumed)
+  for (const [feature, ability] of Object.entries(seen.can)) {
+    if (ability === 'yes') features.add(feature)
+    if (ability === 'no') features.delete(feature)
+  }
+  return {
+    file,
+    program: 'ipxe',
+    platform: isBios ? 'bios' : 'efi',
+    architecture: seen.firmware,
+    features,
+    runsUnderUboot: isEfi && seen.sleepCount === 0,
+  }
+}
+
+/**
+ * Best first. Names known here go in the order above; then whatever uses the firmware's own driver (snponly, snp), then
+ * whatever brings its own.
+ */
+export function inOrder(loaders: readonly Loader[]): readonly Loader[] {
+  const rank = ({ file }: Loader): number => {
+    const index = known.findIndex((loader) => loader.file === file)
+    if (index !== -1) return index
+    return known.length + (/undionly|snponly/.test(file) ? 0 : /snp/.test(file) ? 1 : 2)
+  }
+  return loaders.toSorted((a, b) => rank(a) - rank(b) || (a.file < b.file ? -1 : 1))
+}
+
 function bios(file: string): Loader {
   return {
     file,

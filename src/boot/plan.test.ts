@@ -3,7 +3,7 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { chooseScript, type ScriptFacts } from './choose-script.ts'
 import { type Architecture, type Client, describeClient, type Program, stageOf } from './client.ts'
-import { knownLoader, type Loader, loadersAmong } from './loaders.ts'
+import { inOrder, knownLoader, type Loader, loaderFrom, loadersAmong, type SeenLoader } from './loaders.ts'
 import { type BootFacts, type Plan, planBoot } from './plan.ts'
 
 const mac = '52:54:00:77:00:10'
@@ -227,6 +227,56 @@ describe('which script', () => {
   ] as const)('%s', ([, given, gets]) => {
     const choice = chooseScript(given)
     expect(choice.script === 'refused' ? `refused ${choice.why}` : choice.script).toBe(gets)
+  })
+})
+
+describe('a loader by what is in it', () => {
+  const seen = (more: Partial<SeenLoader>): SeenLoader => ({
+    kind: 'ipxe',
+    form: 'efiApplication',
+    firmware: 'x86_64',
+    can: { https: 'no', http: 'yes', iscsi: 'yes', vlan: 'no', tftp: 'yes' },
+    sleepCount: 1,
+    ...more,
+  })
+
+  test('its name decides nothing that its bytes tell', () => {
+    expect(loaderFrom('snp.efi', seen({}))).toMatchObject({
+      platform: 'efi',
+      architecture: 'x86_64',
+      runsUnderUboot: false,
+    })
+    expect(loaderFrom('snp.efi', seen({}))?.features.has('https')).toBe(false)
+    expect(loaderFrom('mine.efi', seen({ sleepCount: 0 }))?.runsUnderUboot).toBe(true)
+    expect(loaderFrom('mine.efi', seen({ firmware: 'arm64' }))?.architecture).toBe('arm64')
+  })
+
+  test('what its bytes hide is taken from its name', () => {
+    const hidden = { https: 'unknown', http: 'unknown', iscsi: 'unknown', vlan: 'unknown', tftp: 'unknown' } as const
+    const loader = loaderFrom('undionly.kpxe', seen({ firmware: 'bios', form: 'pxe', can: hidden }))
+    expect(loader?.features.has('iscsi')).toBe(true)
+    expect(loader?.features.has('https')).toBe(false)
+  })
+
+  test.for([
+    ['a GRUB', seen({ kind: 'grub' })],
+    ['a driver', seen({ form: 'efiDriver' })],
+    ['a kernel for another loader', seen({ firmware: 'bios', form: 'kernel' })],
+    ['something for no firmware', seen({ firmware: undefined })],
+  ] as const)('%s is handed to nobody', ([, what]) => {
+    expect(loaderFrom('x', what)).toBeUndefined()
+  })
+
+  test('the firmware-driven ones come first', () => {
+    const of = (file: string): Loader[] => [loaderFrom(file, seen({}))].filter((loader) => loader !== undefined)
+    const files = ['my-ipxe.efi', 'my-snponly.efi', 'ipxe.efi', 'snponly.efi', 'a.efi']
+    expect(inOrder(files.flatMap(of)).map(({ file }) => file)).toEqual([
+      'snponly.efi',
+      'ipxe.efi',
+      'my-snponly.efi',
+      'a.efi',
+      'my-ipxe.efi',
+    ])
   })
 })
 

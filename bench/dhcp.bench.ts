@@ -90,7 +90,7 @@ function contender(
       const directory = mkdtempSync(join(tmpdir(), `slipway-bench-${name}-`))
       const running = await startProcess({ ...options(namespaces, directory), namespaceName: namespaces.server.name })
       return {
-        measure: () => highestRate(namespaces),
+        measure: rateSearch(namespaces),
         stop: async () => {
           await running.stop()
           namespaces.remove()
@@ -101,20 +101,44 @@ function contender(
   }
 }
 
-/** Binary search: a rate that was missed gets a second chance, as something else on the machine may have cost it. */
-async function highestRate(namespaces: NamespacePair): Promise<number> {
-  let held = 0
+/** The first time by bisection; after that from where it ended, up or down step by step. */
+function rateSearch(namespaces: NamespacePair): () => Promise<number> {
+  let found: number | undefined
+  // A rate that was missed gets a second chance: something else on the machine may have cost it.
+  const holds = async (index: number): Promise<boolean> => {
+    const rate = rates[index]
+    if (rate === undefined) return false
+    return (await keepsUp(namespaces, rate)) || (await keepsUp(namespaces, rate))
+  }
+  return async () => {
+    found = found === undefined ? await bisect(holds) : await climb(found, holds)
+    return rates[found] ?? 0
+  }
+}
+
+type Holds = (index: number) => Promise<boolean>
+
+/** The highest index that holds; -1 if none does. */
+async function bisect(holds: Holds): Promise<number> {
   let low = 0
   let high = rates.length - 1
   while (low <= high) {
     const middle = (low + high) >> 1
-    const rate = rates[middle] ?? 0
-    if ((await keepsUp(namespaces, rate)) || (await keepsUp(namespaces, rate))) {
-      held = rate
-      low = middle + 1
-    } else high = middle - 1
+    if (await holds(middle)) low = middle + 1
+    else high = middle - 1
   }
-  return held
+  return high
+}
+
+async function climb(from: number, holds: Holds): Promise<number> {
+  let index = from
+  if (await holds(index)) {
+    while (await holds(index + 1)) index++
+    return index
+  }
+  do index--
+  while (index >= 0 && !(await holds(index)))
+  return index
 }
 
 async function keepsUp({ client, server }: NamespacePair, rate: number): Promise<boolean> {

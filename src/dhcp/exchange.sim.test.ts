@@ -5,7 +5,7 @@
  */
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { type LinkQuality, perfectLink, SimulatedLink } from '../../test/simulated-link.ts'
+import { type LinkQuality, perfectLink, SimulatedLink } from '../../test/simulation/link.ts'
 import { readVector } from '../../test/vectors.ts'
 import { formatMac } from '../base/address.ts'
 import { seededRandom } from '../base/random.ts'

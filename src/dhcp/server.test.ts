@@ -1,6 +1,6 @@
 /** The server on a simulated link: what each firmware gets, where answers are sent, and that a lease is kept before it is told. */
 import { beforeEach, describe, expect, test } from 'vitest'
-import { type LinkQuality, perfectLink, type SimulatedHost, SimulatedLink } from '../../test/simulated-link.ts'
+import { type LinkQuality, perfectLink, type SimulatedHost, SimulatedLink } from '../../test/simulation/link.ts'
 import { readVector } from '../../test/vectors.ts'
 import { parseIpv4 } from '../base/address.ts'
 import { OperationError } from '../base/errors.ts'

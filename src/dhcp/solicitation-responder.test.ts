@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { SimulatedLink } from '../../test/simulated-link.ts'
+import { SimulatedLink } from '../../test/simulation/link.ts'
 import { readVector } from '../../test/vectors.ts'
 import type { Icmpv6Network, Icmpv6Receiver } from '../ports/icmpv6.ts'
 import { WireError } from '../wire/reader.ts'

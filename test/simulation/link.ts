@@ -3,10 +3,10 @@
  * reordering. A host hears what is sent to an address it has, to a broadcast, or to its link address when the sender's kernel
  * was told it. Nothing is real: `run` moves the time to the next event until there is none.
  */
-import { formatMac } from '../src/base/address.ts'
-import { seededRandom } from '../src/base/random.ts'
-import type { Clock, Timer } from '../src/ports/clock.ts'
-import type { Endpoint, Neighbours, UdpNetwork, UdpReceiver } from '../src/ports/udp.ts'
+import { formatMac } from '../../src/base/address.ts'
+import { seededRandom } from '../../src/base/random.ts'
+import type { Clock, Timer } from '../../src/ports/clock.ts'
+import type { Endpoint, Neighbours, UdpNetwork, UdpReceiver } from '../../src/ports/udp.ts'
 
 export type LinkQuality = { readonly loss: number; readonly duplicate: number; readonly jitterMs: number }
 

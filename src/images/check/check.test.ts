@@ -1,0 +1,376 @@
+import { gzipSync, zstdCompressSync } from 'node:zlib'
+import fc from 'fast-check'
+import { describe, expect, test } from 'vitest'
+import { OperationError } from '../../base/errors.ts'
+import type { DirectoryEntry, FileSystem } from '../../disk/file-system.ts'
+import type { OpenedDisk, Volume } from '../../disk/inspect.ts'
+import { sourceOfBytes } from '../../disk/source.ts'
+import { systemUnpacker } from '../../host/unpack.ts'
+import { checkImage } from './check-image.ts'
+import type { ImageFinding } from './finding.ts'
+import { listInitramfs } from './initramfs.ts'
+import { checkOpenIscsi, judgeInitramfs, withSettings } from './iscsi.ts'
+import { checkNetwork } from './network.ts'
+import type { Root } from './root.ts'
+import { checkRootDevice } from './root-device.ts'
+
+type Tree = Readonly<Record<string, string | Uint8Array | { readonly link: string }>>
+
+/** A file system of a few files. */
+function fileSystemOf(tree: Tree): FileSystem {
+  const paths = Object.keys(tree)
+  const clean = (path: string): string => `/${path.split('/').filter(Boolean).join('/')}`
+  const bytesOf = (value: string | Uint8Array): Uint8Array =>
+    typeof value === 'string' ? new TextEncoder().encode(value) : value
+  const entry = (name: string, path: string): DirectoryEntry | undefined => {
+    const value = tree[path]
+    if (value === undefined) {
+      return paths.some((each) => each.startsWith(`${path}/`)) ? { name, kind: 'directory', sizeBytes: 0 } : undefined
+    }
+    if (typeof value === 'object' && 'link' in value) {
+      return { name, kind: 'symlink', sizeBytes: value.link.length, linkTarget: value.link }
+    }
+    return { name, kind: 'file', sizeBytes: bytesOf(value).byteLength }
+  }
+  return {
+    kind: 'ext4',
+    label: 'root',
+    uuid: '11111111-2222-3333-4444-555555555555',
+    notes: [],
+    list: async (path) => {
+      const prefix = clean(path) === '/' ? '/' : `${clean(path)}/`
+      const names = new Set(
+        paths.filter((each) => each.startsWith(prefix)).map((each) => each.slice(prefix.length).split('/')[0] ?? ''),
+      )
+      if (names.size === 0) return undefined
+      return [...names].flatMap((name) => entry(name, prefix + name) ?? [])
+    },
+    open: async (path) => {
+      const value = tree[clean(path)]
+      return value === undefined || (typeof value === 'object' && 'link' in value)
+        ? undefined
+        : sourceOfBytes(bytesOf(value))
+    },
+    stat: async (path) => entry(clean(path).split('/').at(-1) ?? '', clean(path)),
+  }
+}
+
+const rootOf = (tree: Tree): Root => ({ partition: 2, fileSystem: fileSystemOf(tree) })
+
+function diskOf(tree: Tree): OpenedDisk {
+  const partition = { number: 2, type: '', name: '', id: 'part-2', offsetBytes: 0, sizeBytes: 4096, active: false }
+  const volume: Volume = { number: 2, partition, content: { kind: 'fileSystem', fileSystem: fileSystemOf(tree) } }
+  const bootSector = { hasSignature: true, hasCode: true }
+  const table = {
+    kind: 'gpt',
+    sectorBytes: 512,
+    diskId: '',
+    partitions: [partition],
+    problems: [],
+    bootSector,
+  } as const
+  return { source: sourceOfBytes(new Uint8Array(4096)), table, tableError: undefined, volumes: [volume] }
+}
+
+const levels = (findings: readonly ImageFinding[]): string[] => findings.map(({ level, check }) => `${level} ${check}`)
+
+/** A cpio archive in the form newc. */
+function cpio(files: Readonly<Record<string, string>>): Uint8Array {
+  const parts: number[] = []
+  const add = (name: string, content: string): void => {
+    const bytes = [...new TextEncoder().encode(content)]
+    const hex = (value: number): string => value.toString(16).padStart(8, '0')
+    const fields = [0, 0o100644, 0, 0, 1, 0, bytes.length, 0, 0, 0, 0, name.length + 1, 0].map(hex).join('')
+    parts.push(...new TextEncoder().encode(`070701${fields}${name}\0`))
+    while (parts.length % 4 !== 0) parts.push(0)
+    parts.push(...bytes)
+    while (parts.length % 4 !== 0) parts.push(0)
+  }
+  for (const [name, content] of Object.entries(files)) add(name, content)
+  add('TRAILER!!!', '')
+  while (parts.length % 512 !== 0) parts.push(0)
+  return Uint8Array.from(parts)
+}
+
+const goodInitramfs = {
+  './usr/sbin/iscsistart': 'x',
+  'usr/lib/modules/6.1.0/kernel/drivers/scsi/iscsi_tcp.ko': '',
+  'usr/lib/modules/6.1.0/kernel/drivers/scsi/sd_mod.ko.zst': '',
+  'usr/lib/modules/6.1.0/kernel/drivers/firmware/iscsi_ibft.ko': '',
+  'usr/lib/modules/6.1.0/kernel/drivers/net/ethernet/intel/e1000e/e1000e.ko': '',
+  'etc/iscsi.initramfs': 'ISCSI_AUTO=true\n',
+}
+const iscsidConf = `# comment
+node.startup = manual
+node.session.timeo.replacement_timeout = 120
+node.conn[0].timeo.noop_out_interval = 5
+#node.conn[0].timeo.noop_out_timeout = 5
+`
+const goodConf = withSettings(iscsidConf, [
+  ['node.conn[0].timeo.noop_out_interval', '0'],
+  ['node.conn[0].timeo.noop_out_timeout', '0'],
+  ['node.session.timeo.replacement_timeout', '86400'],
+])
+const goodTree: Tree = {
+  '/etc/os-release': 'ID=debian\nNAME=Debian\n',
+  '/etc/fstab':
+    '# <file system> <mount point>\nUUID=11111111-2222-3333-4444-555555555555 / ext4 errors=remount-ro 0 1\n',
+  '/etc/machine-id': '',
+  '/boot/grub/grub.cfg':
+    'menuentry "x" {\n\tlinux /boot/vmlinuz-6.1.0 root=UUID=11111111-2222-3333-4444-555555555555 ro quiet\n}\n',
+  '/boot/vmlinuz-6.1.0': new Uint8Array(5000),
+  '/boot/initrd.img-6.1.0': new Uint8Array(
+    Buffer.concat([cpio({ 'kernel/x86/microcode': 'm' }), zstdCompressSync(cpio(goodInitramfs))]),
+  ),
+  '/usr/sbin/iscsid': 'x',
+  '/etc/iscsi/iscsid.conf': goodConf,
+}
+
+describe('listInitramfs', () => {
+  test.for([
+    ['bare', (bytes: Uint8Array): Uint8Array => bytes],
+    ['gzip', (bytes: Uint8Array): Uint8Array => gzipSync(bytes)],
+    ['zstd', (bytes: Uint8Array): Uint8Array => zstdCompressSync(bytes)],
+    [
+      'zstd behind microcode',
+      (bytes: Uint8Array): Uint8Array => Buffer.concat([cpio({ early: '' }), zstdCompressSync(bytes)]),
+    ],
+    ['gzip with padding', (bytes: Uint8Array): Uint8Array => Buffer.concat([gzipSync(bytes), Buffer.alloc(300)])],
+  ] as const)('%s', async ([, pack]) => {
+    const listing = await listInitramfs(
+      new Uint8Array(pack(cpio(goodInitramfs))),
+      ['etc/iscsi.initramfs'],
+      systemUnpacker,
+    )
+    expect([...listing.names]).toEqual(
+      expect.arrayContaining(Object.keys(goodInitramfs).map((name) => name.replace('./', ''))),
+    )
+    expect(listing.texts.get('etc/iscsi.initramfs')).toBe('ISCSI_AUTO=true\n')
+    expect(listing.unreadPacking).toBeUndefined()
+  })
+
+  test('what cannot be unpacked here is said so', async () => {
+    const packed = Uint8Array.of(0xfd, 0x37, 0x7a, 0x58, 0x5a, 0, 1, 2, 3)
+    const listing = await listInitramfs(packed, [], { unpack: async () => undefined })
+    expect(listing.unreadPacking).toBe('xz')
+  })
+
+  test('any bytes give a listing or an OperationError', async () => {
+    const original = cpio(goodInitramfs)
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.tuple(fc.nat(original.byteLength - 1), fc.nat(255)), { maxLength: 5 }),
+        async (changes) => {
+          const bytes = original.slice()
+          for (const [at, value] of changes) bytes[at] = value
+          await listInitramfs(bytes, [], systemUnpacker).catch((error: unknown) => {
+            expect(error).toBeInstanceOf(OperationError)
+          })
+        },
+      ),
+      { numRuns: 300 },
+    )
+  })
+})
+
+describe('judgeInitramfs', () => {
+  const judge = (
+    files: readonly string[],
+    commandLines: readonly string[] = [],
+    settings = 'ISCSI_AUTO=true',
+  ): string[] => {
+    const texts = new Map([['etc/iscsi.initramfs', settings]])
+    const listing = { names: new Set(files.map((file) => file.replace('./', ''))), texts, unreadPacking: undefined }
+    return levels(judgeInitramfs({ listing, builtIn: new Set(), name: 'initrd', commandLines }))
+  }
+  const all = Object.keys(goodInitramfs)
+  const without = (part: string): string[] => all.filter((name) => !name.includes(part))
+
+  test('all there', () => expect(judge(all)).toEqual(['ok initramfs.iscsi', 'ok initramfs.ibft']))
+  test.for([
+    ['iscsistart', 'error initramfs.iscsi'],
+    ['iscsi_tcp', 'error initramfs.modules'],
+    ['sd_mod', 'error initramfs.modules'],
+    ['e1000e', 'error initramfs.network'],
+    ['iscsi_ibft', 'error initramfs.ibft'],
+  ] as const)('without %s: %s', ([part, expected]) => expect(judge(without(part))).toContain(expected))
+  test('the iBFT is there and not asked for, unless the command line does', () => {
+    expect(judge(all, [], '')).toContain('warning initramfs.ibft')
+    expect(judge(all, ['root=UUID=x rd.iscsi.firmware=1'], '')).toContain('ok initramfs.ibft')
+    expect(judge(all, ['iscsi_auto quiet'], '')).toContain('ok initramfs.ibft')
+  })
+})
+
+describe('checkRootDevice', () => {
+  const summary = { partitions: [{ uuid: 'AAAA-1', id: 'p1', label: 'root', content: 'ext4' }] } as never
+  const judge = async (fstab: string, root: string): Promise<string[]> =>
+    levels(
+      await checkRootDevice(
+        rootOf({ '/etc/fstab': fstab, '/boot/grub/grub.cfg': `linux /vmlinuz root=${root} ro` }),
+        summary,
+      ),
+    )
+  test.for([
+    ['UUID=aaaa-1 / ext4', 'UUID=AAAA-1', ['ok fstab', 'ok root.device']],
+    ['/dev/sda2 / ext4', '/dev/vda2', ['error fstab', 'error root.device']],
+    ['/dev/disk/by-path/pci-0 / ext4', 'PARTUUID=p1', ['error fstab', 'ok root.device']],
+    [
+      'LABEL=root / ext4\n/dev/sda1 /boot/efi vfat\n/dev/sda3 none swap',
+      'LABEL=root',
+      ['ok fstab', 'warning fstab', 'ok root.device'],
+    ],
+    ['UUID=other / ext4', 'UUID=AAAA-1', ['warning fstab', 'ok root.device']],
+    ['# nothing', '/dev/mapper/vg-root', ['ok root.device']],
+  ] as const)('%s with root=%s', async ([fstab, root, expected]) => expect(await judge(fstab, root)).toEqual(expected))
+
+  test('boot loader entries are read, and no menu at all is said', async () => {
+    const entries = rootOf({ '/boot/loader/entries/a.conf': 'title x\noptions root=/dev/nvme0n1p2 ro\n' })
+    expect(levels(await checkRootDevice(entries, summary))).toEqual(['error root.device'])
+    expect(levels(await checkRootDevice(rootOf({}), summary))).toEqual(['warning root.device'])
+  })
+})
+
+describe('checkNetwork', () => {
+  const unit = (name: string): string => `/etc/systemd/system/multi-user.target.wants/${name}.service`
+  const link = { link: '/lib/systemd/system/x' }
+
+  test('nothing there, nothing wrong', async () => {
+    expect(levels(await checkNetwork(rootOf({ '/etc/hostname': 'x' })))).toEqual(['ok network'])
+  })
+
+  test('NetworkManager, unless it is told to leave a card alone, or is masked', async () => {
+    const on = { [unit('NetworkManager')]: link }
+    const found = await checkNetwork(rootOf(on))
+    expect(levels(found)).toEqual(['warning network.networkManager'])
+    const repaired = {
+      ...on,
+      ...Object.fromEntries((found[0]?.repair?.files ?? []).map((file) => [file.path, file.content])),
+    }
+    expect(levels(await checkNetwork(rootOf(repaired)))).toEqual(['ok network.networkManager'])
+    const masked = { ...on, '/etc/systemd/system/NetworkManager.service': { link: '/dev/null' } }
+    expect(levels(await checkNetwork(rootOf(masked)))).toEqual(['ok network'])
+  })
+
+  test('networkd with a .network that sets up a card, repaired by KeepConfiguration', async () => {
+    const path = '/etc/systemd/network/eth.network'
+    const on = { [unit('systemd-networkd')]: link, [path]: '[Match]\nName=e*\n\n[Network]\nDHCP=yes\n' }
+    const found = await checkNetwork(rootOf(on))
+    expect(levels(found)).toEqual(['warning network.networkd'])
+    const content = found[0]?.repair?.files[0]?.content ?? ''
+    expect(content).toBe('[Match]\nName=e*\n\n[Network]\nKeepConfiguration=yes\nDHCP=yes\n')
+    expect(levels(await checkNetwork(rootOf({ ...on, [path]: content })))).toEqual(['ok network.networkd'])
+    expect(levels(await checkNetwork(rootOf({ ...on, [path]: '[Match]\nName=lo\n' })))).toEqual(['ok network'])
+  })
+
+  test('ifupdown, where an interface is started and not manual', async () => {
+    const path = '/etc/network/interfaces'
+    const on = {
+      '/sbin/ifup': 'x',
+      [path]:
+        'source /etc/network/interfaces.d/*\nauto lo\niface lo inet loopback\nallow-hotplug ens3\niface ens3 inet dhcp\niface ens9 inet dhcp\n',
+    }
+    const found = await checkNetwork(rootOf(on))
+    expect(levels(found)).toEqual(['error network.ifupdown'])
+    const content = found[0]?.repair?.files[0]?.content ?? ''
+    expect(content).toContain('iface ens3 inet manual\niface ens9 inet dhcp\n')
+    expect(levels(await checkNetwork(rootOf({ ...on, [path]: content })))).toEqual(['ok network'])
+  })
+
+  test('cloud-init, unless it or its network part is off', async () => {
+    const on = { '/etc/cloud/cloud.cfg': 'users: []\n' }
+    expect(levels(await checkNetwork(rootOf(on)))).toEqual(['warning network.cloudInit'])
+    const off = { ...on, '/etc/cloud/cloud.cfg.d/99.cfg': 'network:\n  config: disabled\n' }
+    expect(levels(await checkNetwork(rootOf(off)))).toEqual(['ok network.cloudInit'])
+    expect(levels(await checkNetwork(rootOf({ ...on, '/etc/cloud/cloud-init.disabled': '' })))).toEqual(['ok network'])
+  })
+})
+
+describe('checkOpenIscsi', () => {
+  test('time-outs too short, and the repair', async () => {
+    const found = await checkOpenIscsi(rootOf({ '/sbin/iscsid': 'x', '/etc/iscsi/iscsid.conf': iscsidConf }))
+    expect(levels(found)).toEqual(['warning iscsid.conf'])
+    expect(found[0]?.repair?.files[0]?.content).toBe(`# comment
+node.startup = manual
+node.session.timeo.replacement_timeout = 86400
+node.conn[0].timeo.noop_out_interval = 0
+node.conn[0].timeo.noop_out_timeout = 0
+`)
+    const repaired = rootOf({ '/sbin/iscsid': 'x', '/etc/iscsi/iscsid.conf': goodConf })
+    expect(levels(await checkOpenIscsi(repaired))).toEqual(['ok iscsid.conf'])
+  })
+
+  test('no daemon, no configuration', async () => {
+    expect(levels(await checkOpenIscsi(rootOf({})))).toEqual(['error iscsid'])
+    expect(levels(await checkOpenIscsi(rootOf({ '/usr/sbin/iscsid': 'x' })))).toEqual(['warning iscsid.conf'])
+  })
+
+  test('a setting goes where it stood, once, or to the end', () => {
+    expect(withSettings('a = 1\n#b = 2\na = 3\n', [['a', '9']])).toBe('a = 9\n#b = 2\n')
+    expect(withSettings('#b = 2\n', [['b', '9']])).toBe('b = 9\n')
+    expect(withSettings('x = 1', [['b', '9']])).toBe('x = 1\nb = 9\n')
+  })
+})
+
+describe('checkImage', () => {
+  test('an image made ready has nothing but ok findings', async () => {
+    const findings = await checkImage(diskOf(goodTree), systemUnpacker)
+    expect(findings.filter(({ level }) => level !== 'ok')).toEqual([])
+    expect(findings.map(({ check }) => check)).toEqual(
+      expect.arrayContaining([
+        'loader',
+        'fstab',
+        'root.device',
+        'initramfs.iscsi',
+        'initramfs.ibft',
+        'iscsid.conf',
+        'network',
+        'identity',
+      ]),
+    )
+  })
+
+  test('a plain installation: everything that would break is named, with what to do', async () => {
+    const plain: Tree = {
+      ...goodTree,
+      '/etc/fstab': '/dev/sda2 / ext4 defaults 0 1\n',
+      '/etc/machine-id': '0123456789abcdef0123456789abcdef\n',
+      '/boot/initrd.img-6.1.0': new Uint8Array(gzipSync(cpio({ init: '' }))),
+      '/etc/iscsi/iscsid.conf': iscsidConf,
+    }
+    const findings = await checkImage(diskOf(plain), systemUnpacker)
+    const bad = findings.filter(({ level }) => level !== 'ok')
+    expect(bad.map(({ check }) => check)).toEqual([
+      'fstab',
+      'initramfs.iscsi',
+      'initramfs.modules',
+      'initramfs.network',
+      'initramfs.ibft',
+      'iscsid.conf',
+      'identity',
+    ])
+    for (const { whyItMatters, doNext } of bad) expect([whyItMatters, doNext]).not.toContain('')
+  })
+
+  test('a damaged initramfs ends its own check and no other', async () => {
+    const broken = { ...goodTree, '/boot/initrd.img-6.1.0': Uint8Array.of(0x28, 0xb5, 0x2f, 0xfd, 1, 2, 3) }
+    const findings = await checkImage(diskOf(broken), systemUnpacker)
+    expect(findings.filter(({ level }) => level !== 'ok').map(({ check }) => check)).toEqual(['initramfs'])
+  })
+
+  test('an image without a readable root says that nothing more can be told', async () => {
+    expect(levels(await checkImage(diskOf({ '/hello': 'x' }), systemUnpacker))).toContain('warning root')
+  })
+
+  test('of many kernels the newest three are looked into', async () => {
+    const tree: Record<string, string | Uint8Array> = { '/etc/os-release': 'ID=x' }
+    for (const version of ['5.10.0-9', '5.10.0-10', '6.1.0-2', '6.1.0-13'])
+      tree[`/boot/vmlinuz-${version}`] = new Uint8Array(5000)
+    const findings = await checkImage(diskOf(tree), systemUnpacker)
+    const named = findings.filter(({ check }) => check === 'initramfs').map(({ what }) => what)
+    expect(named.map((what) => what.split(' ')[0])).toEqual([
+      '/boot/vmlinuz-6.1.0-13',
+      '/boot/vmlinuz-6.1.0-2',
+      '/boot/vmlinuz-5.10.0-10',
+    ])
+  })
+})

@@ -1,0 +1,139 @@
+/**
+ * Who will touch the network card after the kernel has started. The root disk hangs on the address that the initramfs
+ * set up: whoever takes that away, if only for a moment, takes the disk away.
+ */
+import { error, type ImageFinding, ok, warning } from './finding.ts'
+import { exists, isEnabled, type Root, readFolder, readText, settingLines } from './root.ts'
+
+const why = 'It sets the card up again while the root disk is used over it: the disk is gone, and the system with it.'
+
+export async function checkNetwork(root: Root): Promise<ImageFinding[]> {
+  const findings = [
+    ...(await checkNetworkManager(root)),
+    ...(await checkNetworkd(root)),
+    ...(await checkIfupdown(root)),
+    ...(await checkCloudInit(root)),
+  ]
+  return findings.length > 0 ? findings : [ok('network', 'nothing sets up the network card again')]
+}
+
+async function checkNetworkManager(root: Root): Promise<ImageFinding[]> {
+  if (!(await isEnabled(root, 'NetworkManager.service'))) return []
+  const folders = ['/etc/NetworkManager/conf.d', '/usr/lib/NetworkManager/conf.d']
+  const texts = [await readText(root, '/etc/NetworkManager/NetworkManager.conf')]
+  for (const folder of folders) texts.push(...(await readFolder(root, folder, '.conf')).map(([, text]) => text))
+  const lines = texts.flatMap((text) => settingLines(text ?? ''))
+  // Any of these is somebody's decision about cards; which card it will be is not known here.
+  const isKept = lines.some((line) => /^(unmanaged-devices\s*=|keep-configuration\s*=\s*(yes|true|1))/i.test(line))
+  if (isKept) return [ok('network.networkManager', 'NetworkManager leaves cards alone that it was told to')]
+  const path = '/etc/NetworkManager/conf.d/10-iscsi-root.conf'
+  const content =
+    '# The root disk is reached over this card: it stays as the initramfs set it up.\n[keyfile]\nunmanaged-devices=type:ethernet\n'
+  return [
+    {
+      ...warning(
+        'network.networkManager',
+        'NetworkManager is started',
+        why,
+        `Write ${path}: [keyfile] unmanaged-devices=type:ethernet`,
+      ),
+      repair: { partition: root.partition, files: [{ path, content }] },
+    },
+  ]
+}
+
+async function checkNetworkd(root: Root): Promise<ImageFinding[]> {
+  if (!(await isEnabled(root, 'systemd-networkd.service', ['multi-user', 'network-online', 'sysinit']))) return []
+  const files = await readFolder(root, '/etc/systemd/network', '.network')
+  const findings: ImageFinding[] = []
+  for (const [path, text] of files) {
+    const lines = settingLines(text)
+    const configures = lines.some((line) => /^(DHCP\s*=\s*(yes|true|ipv4|both|1)|Address\s*=)/i.test(line))
+    const keeps = lines.some((line) => /^KeepConfiguration\s*=\s*(yes|true|1|dhcp|static)/i.test(line))
+    if (!configures) continue
+    if (keeps) {
+      findings.push(ok('network.networkd', `${path} keeps what is set up`))
+      continue
+    }
+    const content = addUnder(text, '[Network]', 'KeepConfiguration=yes')
+    findings.push({
+      ...warning(
+        'network.networkd',
+        `${path} sets up a card`,
+        why,
+        `Add KeepConfiguration=yes under [Network] in ${path}.`,
+      ),
+      repair: { partition: root.partition, files: [{ path, content }] },
+    })
+  }
+  return findings
+}
+
+/** `line` directly under `section`; the section is made where it is missing. */
+function addUnder(text: string, section: string, line: string): string {
+  const lines = text.split('\n')
+  const at = lines.findIndex((each) => each.trim() === section)
+  if (at === -1) return `${text.trimEnd()}\n\n${section}\n${line}\n`
+  return [...lines.slice(0, at + 1), line, ...lines.slice(at + 1)].join('\n')
+}
+
+/** interfaces(5): a stanza 'iface NAME inet METHOD', started by 'auto NAME' or 'allow-hotplug NAME'. */
+async function checkIfupdown(root: Root): Promise<ImageFinding[]> {
+  const hasTool = (await exists(root, '/sbin/ifup')) || (await exists(root, '/usr/sbin/ifup'))
+  if (!hasTool) return []
+  const main = await readText(root, '/etc/network/interfaces')
+  const files: (readonly [string, string])[] = main === undefined ? [] : [['/etc/network/interfaces', main]]
+  files.push(...(await readFolder(root, '/etc/network/interfaces.d', '')))
+  const started = new Set<string>()
+  for (const [, text] of files) {
+    for (const line of settingLines(text)) {
+      const match = /^(?:auto|allow-hotplug|allow-auto)\s+(.*)$/.exec(line)
+      for (const name of match?.[1]?.split(/\s+/) ?? []) started.add(name)
+    }
+  }
+  const findings: ImageFinding[] = []
+  for (const [path, text] of files) {
+    for (const line of settingLines(text)) {
+      const [, name = '', method = ''] = /^iface\s+(\S+)\s+inet\s+(\S+)/.exec(line) ?? []
+      if (name === '' || name === 'lo' || method === 'manual' || !started.has(name)) continue
+      const content = text.replace(
+        new RegExp(`^(\\s*iface\\s+${escaped(name)}\\s+inet\\s+)${escaped(method)}`, 'm'),
+        '$1manual',
+      )
+      findings.push({
+        ...error('network.ifupdown', `${path} sets up ${name} (${method})`, why, `Make it: iface ${name} inet manual`),
+        repair: { partition: root.partition, files: [{ path, content }] },
+      })
+    }
+  }
+  return findings
+}
+
+function escaped(text: string): string {
+  return text.replaceAll(/[.*+?^${}()|[\]\\]/g, '\\$&')
+}
+
+async function checkCloudInit(root: Root): Promise<ImageFinding[]> {
+  if (!(await exists(root, '/etc/cloud/cloud.cfg'))) return []
+  if (await exists(root, '/etc/cloud/cloud-init.disabled')) return []
+  const texts = [await readText(root, '/etc/cloud/cloud.cfg')]
+  texts.push(...(await readFolder(root, '/etc/cloud/cloud.cfg.d', '.cfg')).map(([, text]) => text))
+  const isOff = texts.some((text) =>
+    /^network:\s*(?:\{\s*config:\s*disabled\s*\}|\n\s+config:\s*disabled)/m.test(text ?? ''),
+  )
+  if (isOff) return [ok('network.cloudInit', 'cloud-init leaves the network alone')]
+  const path = '/etc/cloud/cloud.cfg.d/99-iscsi-root.cfg'
+  const content =
+    '# The root disk is reached over the network that the initramfs set up.\nnetwork: {config: disabled}\n'
+  return [
+    {
+      ...warning(
+        'network.cloudInit',
+        'cloud-init writes the network configuration',
+        why,
+        `Write ${path}: network: {config: disabled}`,
+      ),
+      repair: { partition: root.partition, files: [{ path, content }] },
+    },
+  ]
+}

@@ -50,3 +50,13 @@ export const checkedClustersMax: number = 2 ** 30
 
 /** Faults that a check describes in words; the rest are only counted. */
 export const describedFaultsMax: number = 100
+
+/** What the cache counts for the bookkeeping of a line of 64 KiB, beside its data. */
+export const cacheLineOverheadBytes: number = 512
+
+/** How far the cache reads ahead of somebody who reads in order: this at first, doubled each time, up to the second. */
+export const readAheadBytesFirst: number = 128 * 1024
+export const readAheadBytesMax: number = 1024 * 1024
+
+/** Sequential readers of one image that are told apart. */
+export const readAheadStreamsMax: number = 64

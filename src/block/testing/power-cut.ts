@@ -5,7 +5,6 @@
  * Every sector written carries a number of its own, so that afterwards a sector can be told to hold what was flushed
  * last, or something written since; anything else is a fault.
  */
-import { assert } from '../../base/assert.ts'
 import { OperationError } from '../../base/errors.ts'
 import { seededRandom } from '../../base/random.ts'
 import type { Compression } from '../../ports/compression.ts'
@@ -14,56 +13,10 @@ import { createMemoryDevice } from '../memory.ts'
 import { checkQcow2 } from '../qcow2/check.ts'
 import { createClone } from '../qcow2/create.ts'
 import { type BackingResolver, openQcow2, readHeader } from '../qcow2/open.ts'
+import { Histories, sectorBytes, sectorOf } from './histories.ts'
 import { SimulatedFile } from './simulated-file.ts'
 
-const sectorBytes = 512
 const diskSectors = 1024
-
-type Version = { readonly tag: number; state: 'underway' | 'done' | 'failed' }
-
-/** What each sector may hold: its last flushed content, and all that was written since. */
-class Histories {
-  readonly #sectors: Version[][]
-
-  constructor(tags: readonly number[]) {
-    this.#sectors = tags.map((tag) => [{ tag, state: 'done' }])
-  }
-
-  at(sector: number): Version[] {
-    const history = this.#sectors[sector]
-    assert(history !== undefined, 'a sector lies on the disk')
-    return history
-  }
-
-  isBusy(first: number, count: number): boolean {
-    for (let i = first; i < first + count; i++) if (this.at(i).some(({ state }) => state === 'underway')) return true
-    return false
-  }
-
-  begin(first: number, count: number, tag: number): (state: 'done' | 'failed') => void {
-    const versions: Version[] = []
-    for (let i = first; i < first + count; i++) {
-      const version: Version = { tag, state: 'underway' }
-      this.at(i).push(version)
-      versions.push(version)
-    }
-    return (state) => {
-      for (const version of versions) version.state = state
-    }
-  }
-
-  /** Called when a flush begins; what it returns when the flush has ended well. */
-  flushing(): () => void {
-    const ended = this.#sectors.map((history) => history.findLast(({ state }) => state === 'done'))
-    return () => {
-      for (const [i, history] of this.#sectors.entries()) {
-        const last = ended[i]
-        const index = last === undefined ? -1 : history.indexOf(last)
-        if (index > 0) history.splice(0, index)
-      }
-    }
-  }
-}
 
 export type PowerCut = {
   /** The file as the disk kept it. */
@@ -181,17 +134,7 @@ async function judge(
   const device = await openQcow2(file, { ...options, readOnly: true })
   const content = new Uint8Array(device.sizeBytes)
   await device.read(0, content)
-  for (let i = 0; i < diskSectors; i++) {
-    const sector = content.subarray(i * sectorBytes, (i + 1) * sectorBytes)
-    const tag = tagOf(sector)
-    const history = histories.at(i)
-    if (tag === undefined || !history.some((version) => version.tag === tag)) {
-      const allowed = history.map((version) => version.tag).join(', ')
-      throw new Error(`seed ${seed}: sector ${i} holds ${tag ?? 'a mixture'}, not one of ${allowed}`)
-    }
-    // What was found is what the next life begins with.
-    history.splice(0, history.length, { tag, state: 'done' })
-  }
+  histories.verify(content, `seed ${seed}`)
   const repaired = new SimulatedFile({ content: kept })
   await (await openQcow2(repaired, options)).close()
   const now = await checkQcow2(repaired, await readHeader(repaired))
@@ -208,14 +151,4 @@ async function judge(
 /** Lets everything that still hangs on the dead disk end. */
 async function settle(): Promise<void> {
   for (let i = 0; i < 400; i++) await undefined
-}
-
-function sectorOf(tag: number): Uint8Array {
-  return new Uint8Array(new Uint16Array(sectorBytes / 2).fill(tag).buffer)
-}
-
-function tagOf(sector: Uint8Array): number | undefined {
-  const words = new Uint16Array(sector.buffer, sector.byteOffset, sectorBytes / 2)
-  const tag = words[0]
-  return words.every((word) => word === tag) ? tag : undefined
 }

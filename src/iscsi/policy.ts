@@ -95,6 +95,8 @@ export type LoginFailure =
   /** Wrong user or wrong secret; which of the two is not told to the peer. */
   | 'wrongCredentials'
   | 'chapRequired'
+  /** It wants to prove itself, and we have nothing to check that with. */
+  | 'chapNotConfigured'
   | 'mutualChapRequired'
   | 'mutualChapNotConfigured'
   /** Our own challenge came back as the peer's: RFC 7143 §9.2.1. */

@@ -1,0 +1,93 @@
+/** Which sessions there are, and what one session has to know of the others. RFC 7143 §4.4.3, §6.3.5. */
+import type { DeviceServer } from '../scsi/task.ts'
+import type { Session } from './session.ts'
+
+/** Initiator name, ISID and target portal group name one session (I_T nexus). */
+export function sessionKey(names: {
+  readonly initiatorName: string
+  readonly isid: string
+  readonly targetName: string
+  readonly targetPort: number
+}): string {
+  return `${names.targetName},${names.targetPort},${names.initiatorName},${names.isid}`
+}
+
+export class SessionRegistry {
+  readonly #all = new Set<Session>()
+  readonly #byKey = new Map<string, Session>()
+  /** Sessions that ended while commands of theirs were executing: what they still write must not meet their successor. */
+  readonly #draining = new Map<string, Set<Session>>()
+  readonly #byServer = new Map<DeviceServer, Set<Session>>()
+  readonly #handles = new Set<number>()
+  #lastHandle = 0
+  #lastId = 0
+
+  get size(): number {
+    return this.#all.size
+  }
+
+  all(): readonly Session[] {
+    return [...this.#all]
+  }
+
+  find(key: string): Session | undefined {
+    return this.#byKey.get(key)
+  }
+
+  nextId(): number {
+    return ++this.#lastId
+  }
+
+  /** A TSIH that nobody has; never 0. */
+  newHandle(): number {
+    do this.#lastHandle = (this.#lastHandle % 0xffff) + 1
+    while (this.#handles.has(this.#lastHandle))
+    return this.#lastHandle
+  }
+
+  add(session: Session): void {
+    this.#all.add(session)
+    this.#handles.add(session.handle)
+    if (session.key !== undefined) this.#byKey.set(session.key, session)
+    if (session.deviceServer === undefined) return
+    const sharing = this.#byServer.get(session.deviceServer)
+    if (sharing === undefined) this.#byServer.set(session.deviceServer, new Set([session]))
+    else sharing.add(session)
+  }
+
+  remove(session: Session): void {
+    if (!this.#all.delete(session)) return
+    this.#handles.delete(session.handle)
+    const { key, deviceServer } = session
+    if (key !== undefined) {
+      if (this.#byKey.get(key) === session) this.#byKey.delete(key)
+      if (!session.isQuiet) this.#drain(key, session)
+    }
+    if (deviceServer === undefined) return
+    const sharing = this.#byServer.get(deviceServer)
+    sharing?.delete(session)
+    if (sharing?.size === 0) this.#byServer.delete(deviceServer)
+  }
+
+  /** Sessions that see the same logical units, `session` among them. */
+  sharing(session: Session): readonly Session[] {
+    return session.deviceServer === undefined ? [] : [...(this.#byServer.get(session.deviceServer) ?? [])]
+  }
+
+  /** Calls `then` when no command of an ended session with this key executes any more; at once if that is so. */
+  whenDrained(key: string, then: () => void): void {
+    const [first] = this.#draining.get(key) ?? []
+    if (first === undefined) then()
+    else first.whenQuiet(() => this.whenDrained(key, then))
+  }
+
+  #drain(key: string, session: Session): void {
+    const draining = this.#draining.get(key) ?? new Set()
+    draining.add(session)
+    this.#draining.set(key, draining)
+    session.whenQuiet(() => {
+      draining.delete(session)
+      if (draining.size === 0 && this.#draining.get(key) === draining) this.#draining.delete(key)
+    })
+  }
+}

@@ -1,0 +1,284 @@
+/**
+ * One SCSI command on its way through the target: the transport's side of `scsi/task.ts`.
+ *
+ *   collecting ──all data-out is here──▶ ready ──▶ executing ──good, fail──▶ ended
+ *        └──────────── aborted ───────────┴───────────┴── (an aborted one that executes ends in silence)
+ *
+ * Data-in is built where it leaves from: `reserve` writes the header of a Data-In PDU and gives out the bytes behind it,
+ * so that neither is copied again.
+ */
+import { assert } from '../base/assert.ts'
+import type { Nexus, ScsiStatus, Task, TaskAttribute } from '../scsi/task.ts'
+import { lendBytesMin, receiveSegmentBytesMax } from './limits.ts'
+import type { Parameters } from './negotiation.ts'
+import {
+  encodeTargetPdu,
+  endDataIn,
+  headerBytes,
+  type Numbers,
+  noTag,
+  type Residual,
+  type ScsiCommand,
+  setNumbers,
+  type TargetPdu,
+} from './pdu.ts'
+import { dataStart, framedBytes, Region, type SendMemory, sealDigests } from './send-memory.ts'
+
+/** What a task needs of its session. */
+export interface TaskOwner {
+  readonly nexus: Nexus
+  readonly parameters: Parameters
+  readonly memory: SendMemory
+  /** The task is over: takes it out of all lists and opens the window by one. Before its response is numbered. */
+  ended(task: ScsiTask, before: ScsiTask['state']): void
+  /** Numbers for a PDU that carries a status: StatSN counts on. */
+  nextNumbers(): Numbers
+  /** Numbers for one that carries none. */
+  currentNumbers(): Numbers
+  send(pdu: TargetPdu, data: Uint8Array): void
+  push(region: Region): void
+  /** Everything for this command has been pushed. */
+  answered(): void
+}
+
+/** One R2T that the initiator has not answered whole. */
+export type OpenTransfer = {
+  readonly tag: number
+  /** Where the next Data-Out must begin, and its number. */
+  offset: number
+  dataNumber: number
+  readonly end: number
+}
+
+const nothing: readonly Uint8Array[] = []
+const noResidual: Residual = { kind: 'none' }
+
+export class ScsiTask implements Task {
+  readonly nexus: Nexus
+  readonly lun: Uint8Array
+  readonly cdb: Uint8Array
+  readonly attribute: TaskAttribute
+  readonly dataInBytesMax: number
+  dataOut: readonly Uint8Array[] = nothing
+  dataOutBytes = 0
+  aborted = false
+
+  readonly command: ScsiCommand
+  readonly #owner: TaskOwner
+  state: 'collecting' | 'ready' | 'executing' | 'ended' = 'collecting'
+  /** In the session's table of tasks. */
+  listed = false
+  /** Its turn by CmdSN has come. */
+  delivered = false
+  /** Called when an aborted task that executes has ended. */
+  whenEnded: (() => void) | undefined
+
+  // Data-out, while collecting.
+  buffer: Uint8Array | undefined
+  receivedBytes = 0
+  /** Unsolicited Data-Out is still to come; number of the next. */
+  unsolicitedOpen = false
+  unsolicitedNumber = 0
+  /** R2Ts sent and not answered, in order. */
+  readonly transfers: OpenTransfer[] = []
+  /** How far R2Ts have asked for data; how many were sent. */
+  solicitedBytes = 0
+  readyCount = 0
+  /** Data is thrown away and the command ends with this instead of being executed. */
+  refusal: { readonly status: ScsiStatus; readonly sense: Uint8Array } | undefined
+
+  // Data-in.
+  #regions: Region[] = []
+  #lastHeader: Region | undefined
+  #dataInBytes = 0
+  #burstBytes = 0
+  #dataNumber = 0
+
+  constructor(owner: TaskOwner, command: ScsiCommand, bidirectionalReadBytes: number) {
+    this.#owner = owner
+    this.nexus = owner.nexus
+    this.command = command
+    this.lun = command.lun
+    this.cdb = command.cdb
+    this.attribute = command.attribute
+    if (!command.read) this.dataInBytesMax = 0
+    else this.dataInBytesMax = command.write ? bidirectionalReadBytes : command.expectedTransferBytes
+  }
+
+  get initiatorTaskTag(): number {
+    return this.command.initiatorTaskTag
+  }
+
+  get wantedDataOutBytes(): number {
+    return this.command.write ? this.command.expectedTransferBytes : 0
+  }
+
+  reserve(bytes: number): readonly Uint8Array[] {
+    const pieces: Uint8Array[] = []
+    for (let left = bytes; left > 0; ) {
+      const segmentBytes = Math.min(left, this.#segmentRoom())
+      pieces.push(this.#reserveSegment(segmentBytes))
+      left -= segmentBytes
+    }
+    return pieces
+  }
+
+  lend(bytes: Uint8Array): void {
+    const { headerDigest, dataDigest } = this.#owner.parameters
+    // A digest has to read every byte anyway, and wants header and data side by side.
+    if (bytes.byteLength < lendBytesMin || bytes.byteLength % 4 !== 0 || headerDigest || dataDigest) {
+      let from = 0
+      for (const piece of this.reserve(bytes.byteLength)) {
+        piece.set(bytes.subarray(from, from + piece.byteLength))
+        from += piece.byteLength
+      }
+      return
+    }
+    for (let from = 0; from < bytes.byteLength; ) {
+      const segmentBytes = Math.min(bytes.byteLength - from, this.#segmentRoom())
+      this.#beginSegment(headerBytes, segmentBytes)
+      this.#regions.push(new Region(undefined, bytes, from, from + segmentBytes))
+      from += segmentBytes
+    }
+  }
+
+  good(bytesWanted: number): void {
+    if (!this.#end()) return
+    const residual = this.#residual(bytesWanted)
+    const last = this.#lastHeader
+    if (last === undefined) {
+      this.#respond(0, noSense, residual)
+      return
+    }
+    const view = last.slab?.view
+    assert(view !== undefined, 'headers are in slabs')
+    // §11.7.3: GOOD may ride on the last Data-In; one PDU and one wake-up of the initiator less.
+    endDataIn(view, last.start, 0, residual)
+    setNumbers(view, last.start, this.#owner.nextNumbers())
+    this.#pushAll()
+    this.#owner.answered()
+  }
+
+  fail(status: ScsiStatus, sense: Uint8Array, bytesWanted?: number): void {
+    if (!this.#end()) return
+    for (const region of this.#regions) this.#owner.memory.release(region)
+    this.#regions = []
+    this.#dataInBytes = 0
+    this.#dataNumber = 0
+    this.#respond(status, sense, bytesWanted === undefined ? noResidual : this.#residual(bytesWanted))
+  }
+
+  /** Frees what it holds without a word to the initiator. For tasks that do not execute. */
+  discard(): void {
+    assert(this.state !== 'executing' && this.state !== 'ended', 'only a task at rest can be discarded')
+    this.aborted = true
+    this.#end()
+  }
+
+  /** False if nobody waits for the answer any more. */
+  #end(): boolean {
+    assert(this.state !== 'ended', 'a task ended twice')
+    const before = this.state
+    this.state = 'ended'
+    this.#owner.ended(this, before)
+    if (this.aborted) {
+      for (const region of this.#regions) this.#owner.memory.release(region)
+      this.#regions = []
+      this.whenEnded?.()
+      return false
+    }
+    return true
+  }
+
+  #residual(bytesWanted: number): Residual {
+    const { read, write, expectedTransferBytes } = this.command
+    const room = read && !write ? this.dataInBytesMax : write ? expectedTransferBytes : 0
+    if (bytesWanted > room) return { kind: 'overflow', bytes: bytesWanted - room }
+    const moved = read && !write ? this.#dataInBytes : Math.min(bytesWanted, room)
+    return moved < room ? { kind: 'underflow', bytes: room - moved } : noResidual
+  }
+
+  #segmentRoom(): number {
+    const { peerSegmentBytesMax, burstBytesMax } = this.#owner.parameters
+    return Math.min(peerSegmentBytesMax, receiveSegmentBytesMax, burstBytesMax - this.#burstBytes)
+  }
+
+  #reserveSegment(dataBytes: number): Uint8Array {
+    const { parameters } = this.#owner
+    const region = this.#beginSegment(framedBytes(dataBytes, parameters), dataBytes)
+    const from = dataStart(region.start, parameters)
+    // The slab has old bytes in it, which are somebody else's.
+    for (let i = dataBytes; i % 4 !== 0; i++) region.bytes[from + i] = 0
+    return region.bytes.subarray(from, from + dataBytes)
+  }
+
+  #beginSegment(regionBytes: number, dataBytes: number): Region {
+    assert(this.#dataInBytes + dataBytes <= this.dataInBytesMax, 'more data-in than the initiator has room for')
+    const { burstBytesMax } = this.#owner.parameters
+    const region = this.#owner.memory.take(regionBytes)
+    const view = region.slab?.view
+    assert(view !== undefined, 'taken memory is in a slab')
+    this.#burstBytes += dataBytes
+    const burstIsFull = this.#burstBytes >= burstBytesMax
+    if (burstIsFull) this.#burstBytes = 0
+    encodeTargetPdu(
+      view,
+      region.start,
+      {
+        kind: 'dataIn',
+        statusNumber: 0,
+        expectedCommandNumber: 0,
+        maxCommandNumber: 0,
+        final: burstIsFull,
+        status: undefined,
+        initiatorTaskTag: this.command.initiatorTaskTag,
+        targetTransferTag: noTag,
+        dataNumber: this.#dataNumber,
+        bufferOffset: this.#dataInBytes,
+        residual: noResidual,
+      },
+      dataBytes,
+    )
+    this.#dataNumber++
+    this.#dataInBytes += dataBytes
+    this.#regions.push(region)
+    this.#lastHeader = region
+    return region
+  }
+
+  #pushAll(): void {
+    const owner = this.#owner
+    for (const region of this.#regions) {
+      const view = region.slab?.view
+      if (view !== undefined && region !== this.#lastHeader) setNumbers(view, region.start, owner.currentNumbers())
+      if (view !== undefined) sealDigests(region, owner.parameters)
+      owner.push(region)
+    }
+    this.#regions = []
+  }
+
+  #respond(status: number, sense: Uint8Array, residual: Residual): void {
+    const owner = this.#owner
+    // §11.4.7: two bytes of length in front of the sense data.
+    const dataBytes = sense.byteLength === 0 ? 0 : 2 + sense.byteLength
+    const pdu = {
+      kind: 'scsiResponse',
+      ...owner.nextNumbers(),
+      response: 0,
+      status,
+      initiatorTaskTag: this.command.initiatorTaskTag,
+      expectedDataNumber: this.readyCount + this.#dataNumber,
+      residual,
+    } as const
+    const data = new Uint8Array(dataBytes)
+    if (dataBytes > 0) {
+      data[0] = sense.byteLength >> 8
+      data[1] = sense.byteLength & 0xff
+      data.set(sense, 2)
+    }
+    owner.send(pdu, data)
+    owner.answered()
+  }
+}
+
+const noSense = new Uint8Array(0)

@@ -51,7 +51,7 @@ export type ClientFacts = {
   readonly architecture: Architecture
   /** Option 97 as SMBIOS prints it, lower case. Undefined when absent or all zeroes, which is no identity. */
   readonly uuid: string | undefined
-  /** Option 60, whole. */
+  /** Option 60, whole. Here and below what is not printable ASCII stands as '?'. */
   readonly vendorClass: string | undefined
   /** Option 12: what the client calls itself. Untrusted. */
   readonly hostName: string | undefined

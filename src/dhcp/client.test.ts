@@ -57,3 +57,9 @@ test('an ordinary operating system is other', () => {
   message.options.delete(option.vendorClass)
   expect(recognise(message).program).toEqual({ kind: 'other' })
 })
+
+test('no client puts control characters on our terminal', () => {
+  const message = decode(readVector('dhcp', 'uboot-x86-discover'))
+  message.options.set(option.hostName, 'a\u001b[2Jb')
+  expect(recognise({ ...message, bootFile: 'x\ny' })).toMatchObject({ hostName: 'a?[2Jb', requestedFile: 'x?y' })
+})

@@ -35,10 +35,15 @@ export function recognise(message: Message): ClientFacts {
     program: programOf(message, vendorClass),
     architecture: architectureOf(message, vendorClass),
     uuid: uuidOf(message),
-    vendorClass,
-    hostName: message.options.get(option.hostName),
-    requestedFile: message.bootFile === '' ? undefined : message.bootFile,
+    vendorClass: printable(vendorClass),
+    hostName: printable(message.options.get(option.hostName)),
+    requestedFile: printable(message.bootFile),
   }
+}
+
+/** Anybody on the link chooses these characters, and they end up on somebody's terminal. Undefined when nothing is said. */
+function printable(text: string | undefined): string | undefined {
+  return text === undefined || text === '' ? undefined : text.replaceAll(/[^ -~]/g, '?')
 }
 
 /** The key of everything about a machine. Hardware that is not Ethernet gets its type in front. */

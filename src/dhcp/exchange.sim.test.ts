@@ -161,6 +161,8 @@ describe('hostile', () => {
   test(`after ${packets} mutated packets the next good client is answered, and memory is bounded`, async () => {
     const link = new SimulatedLink(1)
     let malformed = 0
+    const mistakes: unknown[] = []
+    const log = { ...quiet, error: (_message: string, fields?: object) => mistakes.push(fields) }
     const host = link.addHost('02:00:00:00:01:01', ['10.0.0.1'])
     const receivers: ((bytes: Uint8Array, from: { address: string; port: number }) => void)[] = []
     let answers = 0
@@ -172,7 +174,7 @@ describe('hostile', () => {
     }
     const server = await startDhcpServer(
       { interfaceName: 'eth0', mode: { kind: 'server', pool } },
-      { udp, neighbours: host.neighbours, clock: link.clock, log: quiet },
+      { udp, neighbours: host.neighbours, clock: link.clock, log },
       {
         advisor,
         leases: forgetfulLeaseStore,
@@ -196,6 +198,7 @@ describe('hostile', () => {
       if (run % 1_000 === 0) await link.run(link.clock.nowMs() + 100)
     }
     const grownBytes = process.memoryUsage().heapUsed - heapBefore
+    expect(mistakes).toEqual([])
     expect(grownBytes).toBeLessThan(64 * 1024 * 1024)
     expect(server.leases().length).toBeLessThanOrEqual(40)
     // 10 a second at most, and the time was 10 seconds.

@@ -118,6 +118,16 @@ describe('reservations', () => {
   })
 })
 
+test('the address a machine had before one was reserved for it stays its own until the lease runs out', () => {
+  const table = new LeaseTable({ ...pool, to: from })
+  table.take(alice, from, 'renewing', 0)
+  table.reserve(alice, from + 9)
+  expect(table.offer(alice, undefined, 10)).toBe(from + 9)
+  expect(table.take(alice, from + 9, 'selecting', 10)).toEqual({ kind: 'granted' })
+  expect(table.offer(bob, undefined, 20)).toBeUndefined()
+  expect(table.offer(bob, undefined, 700)).toBe(from)
+})
+
 describe('restart', () => {
   test('leases come back; those of addresses that are not ours any more do not', () => {
     const table = new LeaseTable(pool)

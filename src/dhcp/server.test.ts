@@ -189,6 +189,15 @@ describe('what each firmware is offered', () => {
     expect(offer.bootFile).toBe('snp.efi')
   })
 
+  test('a mistake of the advisor costs the packet it was asked for, and no other', async () => {
+    let isWrong = true
+    const answer = (): BootAnswer => ({ kind: 'boot', bootFile: isWrong ? '' : 'snponly.efi' })
+    await scene.start(undefined, { advisor: { answer } })
+    expect(await scene.ask(captured('ovmf-pxe-discover'))).toEqual([])
+    isWrong = false
+    expect((await scene.askOne(captured('ovmf-pxe-discover'))).bootFile).toBe('snponly.efi')
+  })
+
   test('a machine that the advisor ignores hears nothing at all', async () => {
     await scene.start(undefined, { advisor: { answer: () => ({ kind: 'ignore' }) } })
     expect(await scene.ask(captured('ovmf-pxe-discover'))).toEqual([])

@@ -230,9 +230,15 @@ class Server implements DhcpServer {
       // Answers of other servers, looped back by a relay or meant for a client on this host.
       if (message.op === 'request') handle(message)
     } catch (error) {
-      if (!(error instanceof WireError)) throw error
-      this.#onMalformed(from, error.message)
+      if (error instanceof WireError) this.#onMalformed(from, error.message)
+      else this.#onMistake(from, error)
     }
+  }
+
+  /** Ours, not the peer's. It costs this packet; all other machines go on booting. */
+  #onMistake(from: Endpoint, error: unknown): void {
+    const reason = error instanceof Error ? (error.stack ?? error.message) : String(error)
+    this.#ports.log.error('a DHCP packet was not answered: a mistake of ours', { from: from.address, reason })
   }
 
   #onMalformed(from: Endpoint, reason: string): void {

@@ -21,6 +21,12 @@ export class Secret {
   }
 }
 
+/** Whether two secrets are one, in constant time. */
+export function secretsEqual(a: Secret, b: Secret): boolean {
+  const encoder = new TextEncoder()
+  return equalInConstantTime(encoder.encode(a.reveal()), encoder.encode(b.reveal()))
+}
+
 /** Takes the same time whatever the bytes are; lengths are public. */
 export function equalInConstantTime(a: Uint8Array, b: Uint8Array): boolean {
   if (a.byteLength !== b.byteLength) return false

@@ -1,4 +1,4 @@
-import { readdir, stat } from 'node:fs/promises'
+import { mkdir, readdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 
 export type ListedFile = { readonly name: string; readonly path: string; readonly sizeBytes: number }
@@ -12,4 +12,9 @@ export async function listFiles(directory: string): Promise<ListedFile[]> {
     if (found?.isFile() === true) listed.push({ name, path, sizeBytes: found.size })
   }
   return listed
+}
+
+/** With everything above it, readable by its owner only. @throws what Node throws: EACCES, ENOSPC */
+export async function makeDirectory(path: string): Promise<void> {
+  await mkdir(path, { recursive: true, mode: 0o700 })
 }

@@ -1,0 +1,40 @@
+/** What `slipway target` prints for each event, for people. */
+import { formatBytes } from '../base/units.ts'
+import type { SessionIdentity } from '../iscsi/policy.ts'
+import type { TargetEvent } from './target.ts'
+
+export function describeTargetEvent(event: TargetEvent): string {
+  switch (event.kind) {
+    case 'ready': {
+      const { targetName, endpoint, sizeBytes } = event
+      const size = formatBytes(sizeBytes)
+      return `Serving ${size} as iscsi://${endpoint.address}:${endpoint.port}/${targetName}/0. Ctrl-C stops it.`
+    }
+    case 'diskFailed':
+      return `the disk failed: ${event.reason}. ${event.hint}`
+    case 'loginFailed':
+      return `${event.remote.address} login refused: ${event.reason} (${event.detail})`
+    case 'sessionOpened': {
+      const { authentication } = event
+      if (authentication.kind === 'none') return `${who(event.session)} logged in, nothing proved`
+      const proved = `${authentication.mutual ? 'mutual' : 'one-way'} CHAP with ${authentication.algorithm}`
+      return `${who(event.session)} logged in as ${authentication.user}, ${proved}`
+    }
+    case 'sessionClosed': {
+      const moved = `${formatBytes(event.readBytes)} read, ${formatBytes(event.writtenBytes)} written`
+      return `${who(event.session)} session ended (${event.end}): ${event.commandCount} commands, ${moved}`
+    }
+    case 'sessionReinstated':
+      return `${who(event.session)} took the place of its session ${event.formerSessionId}`
+    case 'rejected':
+      return `${who(event.session)} broke the protocol: ${event.reason} (${event.detail})`
+    case 'addressSlowed':
+      return `${event.address} is slowed down after ${event.failureCount} wrong secrets`
+    case 'connectionRefused':
+      return `${event.remote.address} turned away: ${event.reason}`
+  }
+}
+
+function who({ initiatorName, remote }: SessionIdentity): string {
+  return `${initiatorName} (${remote.address})`
+}

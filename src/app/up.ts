@@ -1,0 +1,304 @@
+/** `slipway up`: everything that a diskless machine needs, plugged together, started in order and stopped in order. */
+import { formatIpv4, parseIpv4 } from '../base/address.ts'
+import { messageOf, OperationError } from '../base/errors.ts'
+import { openLeaseLog } from '../dhcp/lease-log.ts'
+import { type DhcpEvent, type DhcpEvents, forgetfulLeaseStore, type LeaseStore } from '../dhcp/policy.ts'
+import { type DhcpServerTerms, startDhcpServer } from '../dhcp/server.ts'
+import { startSolicitationResponder } from '../dhcp/solicitation-responder.ts'
+import { Fleet } from '../fleet/fleet.ts'
+import { namingAuthorityDefault } from '../fleet/names.ts'
+import type { FleetStore } from '../fleet/store.ts'
+import { linkAddressOf } from '../host/arp.ts'
+import { systemClock } from '../host/clock.ts'
+import { openFile } from '../host/file.ts'
+import { openFleetStore } from '../host/fleet-store.ts'
+import { systemHash } from '../host/hash.ts'
+import { systemIcmpv6 } from '../host/icmpv6.ts'
+import { chooseInterface, type NetworkInterface } from '../host/interfaces.ts'
+import { openJournalStore } from '../host/journal-store.ts'
+import { systemRandom } from '../host/random.ts'
+import { lockStateDirectory } from '../host/state-directory.ts'
+import { systemTcp } from '../host/tcp.ts'
+import { createNeighbours, systemUdp } from '../host/udp.ts'
+import { serveHttp } from '../http/server.ts'
+import { createIscsiTarget } from '../iscsi/server.ts'
+import type { BootEvent } from '../journal/events.ts'
+import { Journal } from '../journal/journal.ts'
+import type { RandomAccessFile } from '../ports/file.ts'
+import type { Log } from '../ports/log.ts'
+import { serveTftp } from '../tftp/server.ts'
+import { BootDesk } from './boot-desk.ts'
+import { Clones } from './clones.ts'
+import { formatRange, type UpConfig } from './config.ts'
+import { DiskDesk } from './disk-desk.ts'
+import { EventStream } from './event-stream.ts'
+import { goldenImageName, openGolden } from './golden.ts'
+import { startHttps } from './https.ts'
+import { readLoaders } from './loaders.ts'
+import { Roster } from './roster.ts'
+import { fromDhcp, fromHttp, fromIscsi, fromTftp, type Said } from './translate.ts'
+
+export interface RunningServer {
+  /** The network it serves, for people. */
+  readonly network: NetworkInterface
+  readonly fleet: Fleet
+  /** Tells every session, flushes everything, lets go of everything. Once. */
+  stop(): Promise<void>
+}
+
+/** How long initiators may take to log out when Slipway stops. Firmware never does: it does not listen. */
+const logoutGraceMs = 2_000
+
+/** @throws {OperationError} whatever keeps a service from starting; nothing stays open then */
+export async function startUp(
+  config: UpConfig,
+  listener: (event: BootEvent) => void,
+  log: Log,
+): Promise<RunningServer> {
+  /** What to undo, last first. */
+  const undo: (() => unknown)[] = []
+  const stop = async (): Promise<void> => {
+    for (const step of undo.splice(0).reverse()) {
+      await Promise.resolve(step()).catch((error: unknown) => log.error('while stopping', { reason: messageOf(error) }))
+    }
+  }
+  try {
+    return await start(config, listener, log, undo, stop)
+  } catch (error) {
+    await stop()
+    throw error
+  }
+}
+
+async function start(
+  config: UpConfig,
+  listener: (event: BootEvent) => void,
+  log: Log,
+  undo: (() => unknown)[],
+  stop: () => Promise<void>,
+): Promise<RunningServer> {
+  const network = chooseInterface(config.interfaceName)
+  const state = lockStateDirectory(config.stateDirectory)
+  undo.push(() => state.close())
+  const golden = await openGolden(config.imagePath)
+  undo.push(() => golden.device.close())
+  const loaders = await readLoaders(config.loadersDirectories, log)
+  const store = openFleetStore(state.file('fleet.db'))
+  undo.push(() => store.close())
+
+  const clock = systemClock
+  const roster = new Roster(clock, linkAddressOf)
+  const journalStore = openJournalStore(state.file('journal.db'))
+  undo.push(() => journalStore.close())
+  const journal = new Journal(journalStore, () => clock.wallMs())
+  journal.subscribe(listener)
+  const events = new EventStream(journal, clock, log, (address) => roster.macOf(address))
+  undo.push(() => events.flush())
+  const say = (said: Said | undefined): void => {
+    if (said !== undefined) events.emit(said.whose, said.happening)
+  }
+  const fleet = createFleet(config, store)
+  const https = { served: false }
+  const bootDesk = new BootDesk({
+    fleet,
+    roster,
+    events,
+    loaders,
+    clock,
+    ports: config.ports,
+    chap: config.chap,
+    httpsServed: () => https.served,
+  })
+  const diskDesk = new DiskDesk({
+    fleet,
+    clones: new Clones(state.file('clones'), golden),
+    events,
+    clock,
+    chap: config.chap,
+  })
+  undo.push(() => diskDesk.close())
+  const ready = (service: string, endpoint: string): void => {
+    events.emit({}, { kind: 'serviceReady', service, endpoint })
+  }
+
+  // The disk first: nobody is told of a disk that is not there yet.
+  const listen = (port: number): { address: string; port: number } => ({ address: network.address, port })
+  const target = createIscsiTarget({
+    network: systemTcp,
+    clock,
+    random: systemRandom,
+    hash: systemHash,
+    directory: diskDesk,
+    events: (event) => {
+      if (event.kind === 'sessionOpened') {
+        const { session, authentication } = event
+        const user = authentication.kind === 'chap' ? authentication.user : undefined
+        const ended = diskDesk.noteOpened(session, user)
+        if (ended !== undefined) target.drop((other) => diskDesk.bootOf(other) === ended.bootId)
+      }
+      for (const said of fromIscsi(event, (session) => diskDesk.bootOf(session))) say(said)
+      if (event.kind === 'sessionClosed') diskDesk.noteClosed(event.session)
+    },
+  })
+  undo.push(() => target.close(logoutGraceMs))
+  await target.listen(listen(config.ports.iscsi))
+  ready('iscsi', `${network.address}:${config.ports.iscsi}`)
+
+  const http = await serveHttp({
+    network: systemTcp,
+    clock,
+    listen: listen(config.ports.http),
+    secure: false,
+    handler: (request) => bootDesk.serve(request),
+    onEvent: (event) => say(fromHttp(event)),
+  })
+  undo.push(() => http.close())
+  ready('http', `${network.address}:${config.ports.http}`)
+
+  const tftp = await serveTftp({
+    network: systemUdp,
+    clock,
+    listen: { ...listen(config.ports.tftp), interfaceName: network.name },
+    catalogue: bootDesk,
+    onEvent: (event) => {
+      const said = fromTftp(event)
+      const mac = roster.macOf(event.kind === 'malformed' ? '' : event.from.address)
+      if (said.happening.kind === 'tftpDone' && mac !== undefined) roster.fetchedLoader(mac)
+      say(said)
+    },
+  })
+  undo.push(() => tftp.close())
+  ready('tftp', `${network.address}:${config.ports.tftp}`)
+
+  const secured = startHttps(config, network, state.file('trust'), {
+    serve: (request) => bootDesk.serve(request),
+    say,
+    log,
+  }).then((server) => {
+    https.served = true
+    ready('https', `${network.address}:${config.ports.https}`)
+    return server
+  })
+  // Everything else works without; only what asks for TLS waits, or is told.
+  secured.catch((error: unknown) => {
+    const { message, hint } = error instanceof OperationError ? error : { message: messageOf(error), hint: '' }
+    events.emit({}, { kind: 'serviceFailed', service: 'https', reason: message, hint })
+  })
+  undo.push(() => secured.then((server) => server.close()).catch(() => undefined))
+
+  const dhcpParts = { config, network, bootDesk, roster, events, log, file: (name: string) => state.file(name) }
+  if (config.dhcp.mode !== 'off') undo.push(await startDhcp(dhcpParts))
+  return { network, fleet, stop }
+}
+
+function createFleet(config: UpConfig, store: FleetStore): Fleet {
+  const fleet = new Fleet(
+    {
+      policy: config.admit,
+      namingAuthority: namingAuthorityDefault,
+      assignment: { image: goldenImageName, version: undefined, clonePolicy: 'persistent' },
+      transport: 'auto',
+    },
+    store,
+    (byteCount) => systemRandom.bytes(byteCount),
+  )
+  for (const machine of config.machines) fleet.configure(machine, systemClock.wallMs())
+  return fleet
+}
+
+type DhcpParts = {
+  readonly config: UpConfig
+  readonly network: NetworkInterface
+  readonly bootDesk: BootDesk
+  readonly roster: Roster
+  readonly events: EventStream
+  readonly log: Log
+  /** A file of the state directory. */
+  file(name: string): string
+}
+
+/** Returns what stops it. */
+async function startDhcp(parts: DhcpParts): Promise<() => Promise<void>> {
+  const { config, network, bootDesk, roster, events, log } = parts
+  const solicitation: { hear?: (event: DhcpEvent) => void } = {}
+  const dhcpEvents: DhcpEvents = {
+    emit: (event) => {
+      solicitation.hear?.(event)
+      if (event.kind === 'leased') roster.hasAddress(event.client.mac, event.address)
+      for (const { whose, happening } of fromDhcp(event, (client) => bootDesk.reasonFor(client))) {
+        events.emit(whose, happening)
+      }
+    },
+  }
+  const leases = config.dhcp.mode === 'server' ? await openLeases(parts) : undefined
+  const server = await startDhcpServer(
+    dhcpTerms(config, network),
+    { udp: systemUdp, neighbours: createNeighbours(), clock: systemClock, log },
+    { advisor: bootDesk, leases: leases?.store ?? forgetfulLeaseStore, events: dhcpEvents },
+  )
+  // Without router advertisements a boot works, only slower; so a machine without IPv6 or the capability goes on.
+  const responder = await startSolicitationResponder(
+    { interfaceName: network.name, linkAddress: linkAddressBytes(network.mac) },
+    { icmpv6: systemIcmpv6, clock: systemClock },
+    dhcpEvents,
+  ).catch((error: unknown) => {
+    log.info('no router advertisements: an iPXE of 2019 waits 12 s longer', { reason: messageOf(error) })
+    return undefined
+  })
+  if (responder !== undefined) solicitation.hear = (event) => responder.hear(event)
+  const { range } = config.dhcp
+  const what = range === undefined ? 'proxy' : formatRange(range)
+  events.emit({}, { kind: 'serviceReady', service: 'dhcp', endpoint: `${network.name}:${config.ports.dhcp} (${what})` })
+  return async () => {
+    responder?.close()
+    await server.close()
+    await leases?.close()
+  }
+}
+
+async function openLeases({ file }: DhcpParts): Promise<{ store: LeaseStore; close: () => Promise<void> }> {
+  const open = async (name: string): Promise<RandomAccessFile> =>
+    openFile(file(name), 'readWrite').catch((error: unknown) => {
+      if (error instanceof OperationError && error.code === 'fileMissing') return openFile(file(name), 'createNew')
+      throw error
+    })
+  const files = [await open('leases-a'), await open('leases-b')] as const
+  const store = openLeaseLog(files)
+  return {
+    store,
+    close: async () => {
+      await store.close()
+      for (const each of files) await each.close()
+    },
+  }
+}
+
+function dhcpTerms(config: UpConfig, network: NetworkInterface): DhcpServerTerms {
+  const { range, router, dns, leaseSeconds } = config.dhcp
+  const common = { interfaceName: network.name, port: config.ports.dhcp, bootServerPort: config.ports.pxe }
+  if (range === undefined) return { ...common, mode: { kind: 'proxy', serverAddress: network.address } }
+  return {
+    ...common,
+    mode: {
+      kind: 'server',
+      pool: {
+        serverAddress: network.address,
+        prefixBits: prefixBitsOf(network.netmask),
+        from: formatIpv4(range.first),
+        to: formatIpv4(range.last),
+        ...(router === undefined ? {} : { routers: [router] }),
+        domainNameServers: dns,
+        leaseSeconds,
+      },
+    },
+  }
+}
+
+function prefixBitsOf(netmask: string): number {
+  const bits = parseIpv4(netmask) ?? 0
+  return bits.toString(2).replaceAll('0', '').length
+}
+
+function linkAddressBytes(mac: string): Uint8Array {
+  return Uint8Array.from(mac.split(':').map((part) => Number.parseInt(part, 16)))
+}

@@ -1,0 +1,48 @@
+import type { Command } from 'commander'
+import { decideAbout, listMachines } from '../app/admission.ts'
+import { defaultStateDirectory } from '../host/state-directory.ts'
+import { table } from './table.ts'
+
+type Flags = { readonly state?: string; readonly json?: boolean }
+
+export function addAdmissionCommands(program: Command): void {
+  const verdicts = [
+    ['admit', 'Let a machine boot. One that is waiting notices by itself within seconds.'],
+    ['refuse', 'Never let a machine boot; what it was given before is worth nothing from now on.'],
+    ['forget', 'Know nothing of a machine any more.'],
+  ] as const
+  for (const [verdict, description] of verdicts) {
+    program
+      .command(verdict)
+      .description(description)
+      .argument('<MAC>', 'its MAC address, as its screen or `slipway machines` shows it')
+      .option('--state <DIR>', 'where Slipway keeps what it knows')
+      .action((mac: string, flags: Flags) => {
+        const machine = decideAbout(flags.state ?? defaultStateDirectory(), mac, verdict)
+        const said = { admit: 'admitted', refuse: 'refused', forget: 'forgotten' }[verdict]
+        process.stdout.write(`${machine?.mac ?? mac} is ${said}.\n`)
+      })
+  }
+  program
+    .command('machines')
+    .description('List the machines that were seen or configured.')
+    .option('--state <DIR>', 'where Slipway keeps what it knows')
+    .option('--json', 'as JSON, one machine a line')
+    .action((flags: Flags) => {
+      const machines = listMachines(flags.state ?? defaultStateDirectory())
+      if (flags.json === true) {
+        for (const machine of machines) process.stdout.write(`${JSON.stringify(machine)}\n`)
+        return
+      }
+      const rows = machines.map((machine) => [
+        machine.mac,
+        machine.name ?? '-',
+        machine.rivalUuid === undefined
+          ? machine.decision
+          : `${machine.decision}; another board came: ${machine.rivalUuid}`,
+        machine.uuid ?? '-',
+        new Date(machine.lastSeenMs).toISOString().slice(0, 19),
+      ])
+      process.stdout.write(table(['MAC', 'name', 'decision', 'UUID', 'last seen (UTC)'], rows))
+    })
+}

@@ -1,0 +1,40 @@
+import { type Command, Option } from 'commander'
+import { decideUp } from '../app/config.ts'
+import { runDoctor, worstOf } from '../app/doctor/doctor.ts'
+import type { Finding } from '../app/doctor/finding.ts'
+import { systemProbes } from '../app/doctor/system-probes.ts'
+import { openGolden } from '../app/golden.ts'
+import { defaultStateDirectory } from '../host/state-directory.ts'
+import { exitCode } from './exit.ts'
+import { addUpOptions, readConfig, type UpCommandFlags, upFlags } from './up-options.ts'
+
+type Flags = UpCommandFlags & { readonly json?: boolean }
+
+export function addDoctorCommand(program: Command): void {
+  const command = program
+    .command('doctor')
+    .description('Look at everything that a boot will need, before anything is started, and say what to do.')
+    .argument('[IMAGE]', 'disk image to look into')
+  addUpOptions(command)
+    .addOption(new Option('--json', 'one finding a line, as JSON'))
+    .action(async (image: string | undefined, flags: Flags) => {
+      const file = readConfig(flags.config)
+      const imagePath = image ?? file.image
+      // Everything else about a boot can be looked at without an image.
+      const config = decideUp(file, { ...upFlags(imagePath ?? '-', flags) }, defaultStateDirectory())
+      const options = { ...config, imagePath, ports: { ...config.ports, https: 0 } }
+      const probes = systemProbes({ openImage: async (path) => (await openGolden(path)).device })
+      const findings = await runDoctor(options, probes)
+      for (const finding of findings) {
+        process.stdout.write(`${flags.json === true ? JSON.stringify(finding) : describe(finding)}\n`)
+      }
+      if (worstOf(findings) === 'error') process.exitCode = exitCode.found
+    })
+}
+
+const marks = { ok: 'ok     ', warning: 'warning', error: 'ERROR  ' } as const
+
+function describe({ level, what, whyItMatters, doNext }: Finding): string {
+  const more = [whyItMatters, doNext].filter((text) => text !== '').map((text) => `\n          ${text}`)
+  return `${marks[level]}  ${what}${more.join('')}`
+}

@@ -1,0 +1,15 @@
+/** Options that several commands share, and how their words become values. */
+import { InvalidArgumentError } from 'commander'
+
+export function port(text: string): number {
+  const value = Number(text)
+  if (Number.isInteger(value) && value >= 1 && value <= 65_535) return value
+  throw new InvalidArgumentError('A port is a number from 1 to 65535.')
+}
+
+/** '0.0.0.0:3260', '127.0.0.1', ':3260'. */
+export function addressAndPort(text: string): { address: string; port: number | undefined } {
+  const match = /^((?:\d{1,3}\.){3}\d{1,3})?(?::(\d+))?$/.exec(text)
+  if (match === null || text === '') throw new InvalidArgumentError('Use ADDRESS:PORT, such as 127.0.0.1:3260.')
+  return { address: match[1] ?? '0.0.0.0', port: match[2] === undefined ? undefined : port(match[2]) }
+}

@@ -1,0 +1,93 @@
+import { type Command, Option } from 'commander'
+import { startTarget, type TargetAccess, type TargetOptions } from '../app/target.ts'
+import { describeTargetEvent } from '../app/target-report.ts'
+import { OperationError } from '../base/errors.ts'
+import { addressAndPort } from './options.ts'
+import { untilStopped } from './until-stopped.ts'
+
+type Flags = {
+  readonly listen: { readonly address: string; readonly port: number | undefined }
+  readonly name?: string
+  readonly readOnly?: boolean
+  readonly inPlace?: boolean
+  readonly clone?: string
+  readonly blockSize: '512' | '4096'
+  readonly chap?: string
+  readonly chapSecretFile?: string
+  readonly mutual?: string
+  readonly mutualSecretFile?: string
+  readonly jsonEvents?: boolean
+}
+
+const iscsiPort = 3260
+
+export function addTargetCommand(program: Command): void {
+  program
+    .command('target')
+    .description('Serve one disk image by iSCSI, and nothing of booting.')
+    .argument('<IMAGE>', 'disk image, raw or qcow2; opened read-only unless --in-place')
+    .addOption(
+      new Option('--listen <ADDR:PORT>', 'where to listen')
+        .argParser(addressAndPort)
+        .default({ address: '0.0.0.0', port: iscsiPort }, `0.0.0.0:${iscsiPort}`),
+    )
+    .option('--name <IQN>', 'name of the target (default: made from the name of the image)')
+    .addOption(new Option('--read-only', 'refuse writes').conflicts(['inPlace', 'clone']))
+    .addOption(new Option('--in-place', 'write to the image itself').conflicts(['readOnly', 'clone']))
+    .addOption(
+      new Option('--clone <FILE.qcow2>', 'keep what is written in this file; made if it is not there').conflicts([
+        'readOnly',
+        'inPlace',
+      ]),
+    )
+    .addOption(new Option('--block-size <BYTES>', 'logical block').choices(['512', '4096']).default('512'))
+    .option('--chap <USER>', 'the initiator must prove that it is USER')
+    .option('--chap-secret-file <FILE>', 'file with its secret, 12 characters or more')
+    .option('--mutual <USER>', 'prove to the initiator that we are USER')
+    .option('--mutual-secret-file <FILE>', 'file with our secret, another one')
+    .option('--json-events', 'one event a line, as JSON, on standard output')
+    .addHelpText(
+      'after',
+      '\nWithout --read-only, --in-place or --clone, writes go to a clone that is gone when it stops.',
+    )
+    .action(async (image: string, flags: Flags) => {
+      const running = await startTarget(optionsOf(image, flags), (event) => {
+        const line = flags.jsonEvents === true ? JSON.stringify(event) : describeTargetEvent(event)
+        process.stdout.write(`${line}\n`)
+      })
+      await untilStopped(running, (line) => process.stderr.write(`${line}\n`))
+    })
+}
+
+function optionsOf(imagePath: string, flags: Flags): TargetOptions {
+  if (flags.mutual !== undefined && flags.chap === undefined) {
+    throw usage('--mutual needs --chap', 'We prove ourselves only to an initiator that proves itself: add --chap USER.')
+  }
+  return {
+    imagePath,
+    listen: { address: flags.listen.address, port: flags.listen.port ?? iscsiPort },
+    name: flags.name,
+    access: accessOf(flags),
+    blockBytes: flags.blockSize === '4096' ? 4096 : 512,
+    initiator: credentialOf('chap', flags.chap, flags.chapSecretFile),
+    target: credentialOf('mutual', flags.mutual, flags.mutualSecretFile),
+  }
+}
+
+function accessOf(flags: Flags): TargetAccess {
+  if (flags.readOnly === true) return { kind: 'readOnly' }
+  if (flags.inPlace === true) return { kind: 'inPlace' }
+  if (flags.clone !== undefined) return { kind: 'clone', path: flags.clone }
+  return { kind: 'ephemeral' }
+}
+
+function credentialOf(option: string, user: string | undefined, secretFile: string | undefined) {
+  if (user === undefined && secretFile === undefined) return undefined
+  if (user !== undefined && secretFile !== undefined) return { user, secretFile }
+  const missing = user === undefined ? `--${option} USER` : `--${option}-secret-file FILE`
+  throw usage(`${missing} is missing`, `Give both --${option} USER and --${option}-secret-file FILE.`)
+}
+
+function usage(message: string, hint: string): OperationError {
+  return new OperationError('usage', message, hint)
+}

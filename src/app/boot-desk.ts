@@ -14,7 +14,6 @@ import {
 } from '../boot/addresses.ts'
 import { chooseScript } from '../boot/choose-script.ts'
 import { refetchesMax } from '../boot/limits.ts'
-import { type Loader, loadersAmong } from '../boot/loaders.ts'
 import { type Plan, planBoot } from '../boot/plan.ts'
 import { bootScript, heldScript, refusedScript } from '../boot/scripts.ts'
 import type { ClientFacts } from '../dhcp/client-facts.ts'
@@ -26,7 +25,6 @@ import type { HttpAnswer, HttpRequest } from '../http/policy.ts'
 import { print } from '../ipxe/print.ts'
 import type { Script } from '../ipxe/script.ts'
 import type { Clock } from '../ports/clock.ts'
-import type { Endpoint } from '../ports/udp.ts'
 import type { TftpCatalogue, TftpFile } from '../tftp/policy.ts'
 import type { ChapMode, Ports } from './config.ts'
 import type { EventStream } from './event-stream.ts'
@@ -41,18 +39,17 @@ export type BootDeskParts = {
   readonly clock: Clock
   readonly ports: Ports
   readonly chap: ChapMode
-  readonly httpsServed: boolean
+  /** Whether our HTTPS listener is up: the certificates of a first start take a moment to make. */
+  httpsServed(): boolean
 }
 
 export class BootDesk implements BootAdvisor, TftpCatalogue {
   readonly #parts: BootDeskParts
-  readonly #known: readonly Loader[]
   /** Machines that were told to wait, until they are let in: so that letting in is an event once. */
   readonly #waiting = new Set<Mac>()
 
   constructor(parts: BootDeskParts) {
     this.#parts = parts
-    this.#known = loadersAmong([...parts.loaders.names])
   }
 
   /** Asked by DHCP for every packet. */
@@ -67,8 +64,8 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
       client,
       standing,
       transport: this.#parts.fleet.transportOf(machine),
-      loaders: this.#known,
-      httpsServed: this.#parts.httpsServed,
+      loaders: this.#parts.loaders.known,
+      httpsServed: this.#parts.httpsServed(),
       firmwareTrustsUs: false,
       loaderWasTried: roster.loaderWasTried(client.mac),
     })
@@ -82,27 +79,28 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
       client,
       standing: machine?.decision === 'refused' ? 'refused' : 'admitted',
       transport: machine === undefined ? this.#parts.fleet.terms.transport : this.#parts.fleet.transportOf(machine),
-      loaders: this.#known,
-      httpsServed: this.#parts.httpsServed,
+      loaders: this.#parts.loaders.known,
+      httpsServed: this.#parts.httpsServed(),
       firmwareTrustsUs: false,
       loaderWasTried: this.#parts.roster.loaderWasTried(client.mac),
     }).reason
   }
 
   /** Asked by TFTP. */
-  find(name: string, _from: Endpoint): Promise<TftpFile | undefined> | undefined {
-    const loader = this.#parts.loaders.find(name)
-    return loader?.bytes().then((bytes) => ({
+  find(name: string): TftpFile | undefined {
+    const bytes = this.#parts.loaders.find(name)
+    if (bytes === undefined) return undefined
+    return {
       sizeBytes: bytes.byteLength,
       read: (offset, target) => {
         target.set(bytes.subarray(offset, offset + target.byteLength))
         return undefined
       },
-    }))
+    }
   }
 
   /** Asked by HTTP and HTTPS. */
-  async serve(request: HttpRequest): Promise<HttpAnswer> {
+  serve(request: HttpRequest): HttpAnswer {
     const resource = parsePath(request.path)
     switch (resource?.kind) {
       case 'loader':
@@ -137,8 +135,8 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
     }
   }
 
-  async #serveLoader(file: string): Promise<HttpAnswer> {
-    const bytes = await this.#parts.loaders.find(file)?.bytes()
+  #serveLoader(file: string): HttpAnswer {
+    const bytes = this.#parts.loaders.find(file)
     if (bytes === undefined) return { status: 404, body: { kind: 'text', text: 'There is no such loader.\n' } }
     return { status: 200, headers: { 'Content-Type': 'application/efi' }, body: { kind: 'bytes', bytes } }
   }
@@ -154,7 +152,7 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
       standing,
       transport: fleet.transportOf(machine),
       secure: request.secure,
-      httpsServed: this.#parts.httpsServed,
+      httpsServed: this.#parts.httpsServed(),
       features: client?.program.kind === 'ipxe' ? client.program.features : undefined,
     })
     const web = { secure: request.secure, host: request.local.address, port: request.local.port }
@@ -163,7 +161,7 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
       case 'held': {
         if (!this.#waiting.has(mac)) {
           this.#waiting.add(mac)
-          events.emit({ mac, address }, { kind: 'held', reason: `waits for: slipway admit ${mac}` })
+          events.emit({ mac, address }, { kind: 'held', reason: `slipway admit ${mac} lets it in` })
           events.emit({ mac, address }, { ...served, bootId: undefined, image: undefined })
         }
         const { uuid, serial, pollCount } = query

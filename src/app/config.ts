@@ -18,6 +18,9 @@
  *   [iscsi]
  *   chap = "mutual"                   # mutual | one-way | none
  *
+ *   [https]
+ *   compat = ["ipxe-2019", "ovmf"]    # weaker cipher suites, for loaders that have no others
+ *
  *   [ports]
  *   dhcp = 67
  *   pxe = 4011
@@ -70,6 +73,7 @@ const schema = z.strictObject({
     })
     .optional(),
   iscsi: z.strictObject({ chap: z.enum(['mutual', 'one-way', 'none']).optional() }).optional(),
+  https: z.strictObject({ compat: z.array(z.enum(['ipxe-2019', 'ovmf'])).optional() }).optional(),
   ports: z
     .strictObject({
       dhcp: port.optional(),
@@ -112,6 +116,7 @@ export type ConfigFile = {
       }
     | undefined
   iscsi?: { chap?: ChapMode | undefined } | undefined
+  https?: { compat?: Compat[] | undefined } | undefined
   ports?: { [K in keyof Ports]?: number | undefined } | undefined
   machine?: Record<string, { name?: string | undefined; admit?: boolean | undefined }> | undefined
 }
@@ -120,6 +125,8 @@ export type AddressRange = { readonly first: number; readonly last: number }
 
 export type DhcpMode = 'proxy' | 'server' | 'off'
 export type AdmitMode = 'ask' | 'all' | 'none'
+/** Loaders whose TLS is old; each has cipher suites of its own that are allowed for it. */
+export type Compat = 'ipxe-2019' | 'ovmf'
 export type ChapMode = 'mutual' | 'one-way' | 'none'
 
 export type Ports = {
@@ -148,6 +155,7 @@ export type UpConfig = {
     readonly leaseSeconds: number
   }
   readonly chap: ChapMode
+  readonly compat: readonly Compat[]
   readonly ports: Ports
   readonly machines: readonly KnownMachine[]
 }
@@ -222,6 +230,7 @@ export function decideUp(file: ConfigFile, flags: UpFlags, stateDefault: string)
       leaseSeconds: file.dhcp?.['lease-seconds'] ?? leaseSecondsDefault,
     },
     chap: file.iscsi?.chap ?? 'mutual',
+    compat: file.https?.compat ?? ['ipxe-2019', 'ovmf'],
     ports: { ...defaultPorts, ...defined(file.ports ?? {}), ...defined(flags.ports ?? {}) },
     machines: Object.entries(file.machine ?? {}).map(([address, machine]) => ({
       mac: address,

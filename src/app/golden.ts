@@ -1,19 +1,45 @@
-/** Opening the image that everybody boots. Read-only, always: nothing that comes out of here can write to it. */
+/** Opening disk images. What everybody boots is opened read-only, always: nothing that comes out of here can write to it. */
 
 import type { BlockDevice } from '../block/device.ts'
 import { openRawDevice } from '../block/file.ts'
+import type { BackingReference } from '../block/qcow2/header.ts'
+import { type BackingResolver, openQcow2, probeFormat } from '../block/qcow2/open.ts'
+import { nodeCompression } from '../host/compression.ts'
 import { openFile } from '../host/file.ts'
+import { dirname, isAbsolute, resolve } from '../host/path.ts'
 
 /** What `slipway up IMAGE` calls its one image, where images have names. */
 export const goldenImageName = 'golden'
 
 export type GoldenImage = {
+  /** Absolute: clones name it as their backing file. */
   readonly path: string
+  readonly format: 'raw' | 'qcow2'
   readonly device: BlockDevice
 }
 
-/** @throws {OperationError} fileMissing, fileForbidden, notAFile, imageEmpty */
+/** Raw or qcow2, with whatever stands behind it. @throws {OperationError} fileMissing, imageEmpty, imageCorrupt, ... */
 export async function openGolden(path: string): Promise<GoldenImage> {
-  const file = await openFile(path, 'readOnly')
-  return { path, device: await openRawDevice(file, { readOnly: true }) }
+  const absolute = resolve(path)
+  const file = await openFile(absolute, 'readOnly')
+  try {
+    const format = await probeFormat(file)
+    const device =
+      format === 'raw'
+        ? await openRawDevice(file, { readOnly: true })
+        : await openQcow2(file, { compression: nodeCompression, backing: besideIt, readOnly: true })
+    return { path: absolute, format, device }
+  } catch (error) {
+    await file.close()
+    throw error
+  }
+}
+
+/** A golden image was named by the person at the keyboard, who may have made it on top of another one. */
+export const besideIt: BackingResolver = {
+  resolve: async ({ name, format }: BackingReference, from: string) => {
+    const path = isAbsolute(name) ? name : resolve(dirname(from), name)
+    const file = await openFile(path, 'readOnly')
+    return { kind: 'file', file, ...(format === 'raw' || format === 'qcow2' ? { format } : {}) }
+  },
 }

@@ -1,0 +1,70 @@
+import { execFileSync } from 'node:child_process'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { expect, test } from 'vitest'
+import { type Effect, Interpreter, type Result } from '../../ipxe/interpret.ts'
+import { parse } from '../../ipxe/parse.ts'
+import { loadersKit } from './kit.ts'
+
+const kit = loadersKit({ authorityPem: 'PEM', authoritySubject: 'CN=x', fingerprint: 'sha256:00' })
+const contentOf = (path: string): string => kit.find((file) => file.path === path)?.content ?? ''
+
+test('the kit has what README.iscsi tells its reader to have', () => {
+  expect(contentOf('config/nap.h')).toMatch(/#undef NAP_EFIX86\n#undef NAP_EFIARM\n#define NAP_NULL/)
+  for (const define of ['DOWNLOAD_PROTO_HTTPS', 'VLAN_CMD', 'NTP_CMD']) {
+    expect(contentOf('config/general.h')).toMatch(new RegExp(`^#define ${define}\\b`, 'm'))
+  }
+  expect(contentOf('ca.crt')).toBe('PEM')
+})
+
+/** Runs the script, answering each effect by its command; what it did, in order, and how it ended. */
+function run(answer: (effect: Effect) => Result): { readonly did: string[]; readonly status: number } {
+  const interpreter = new Interpreter(parse(contentOf('embed.ipxe')), new Map())
+  const did: string[] = []
+  for (;;) {
+    const step = interpreter.next()
+    if (step.kind === 'ended') return { did, status: step.status }
+    did.push([step.effect.command, ...step.effect.operands].join(' '))
+    interpreter.complete(answer(step.effect))
+  }
+}
+
+test('the script to embed asks DHCP and loads what it names', () => {
+  const url = 'https://192.168.77.1/boot'
+  const { did, status } = run(({ command }) => {
+    return command === 'dhcp' ? { status: 0, settings: new Map([['filename', url]]) } : { status: 0 }
+  })
+  expect(did).toEqual(['dhcp', `chain ${url}`])
+  expect(status).toBe(0)
+})
+
+test('without DHCP, without a file name, or refused, it says so, tries five times and gives the firmware its turn', () => {
+  const failing: readonly ((effect: Effect) => Result)[] = [
+    ({ command }) => ({ status: command === 'dhcp' ? 0x4c126035 : 0 }),
+    () => ({ status: 0 }),
+    ({ command }) => {
+      if (command === 'dhcp') return { status: 0, settings: new Map([['filename', 'https://x/']]) }
+      return { status: command === 'chain' ? 0x0216eb8f : 0 }
+    },
+  ]
+  for (const answer of failing) {
+    const { did, status } = run(answer)
+    expect(did.filter((command) => command === 'dhcp').length).toBe(5)
+    expect(did.filter((command) => command.startsWith('sleep')).length).toBe(4)
+    expect(did.at(-1)).toMatch(/giving up/)
+    expect(status).not.toBe(0)
+  }
+})
+
+test('the build script is one that sh reads, and says how it is used', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'slipway-kit-'))
+  try {
+    const path = join(folder, 'build')
+    writeFileSync(path, contentOf('build'), { mode: 0o755 })
+    execFileSync('sh', ['-n', path])
+    expect(() => execFileSync(path, [], { stdio: 'pipe' })).toThrow(/usage:/)
+  } finally {
+    rmSync(folder, { recursive: true, force: true })
+  }
+})

@@ -51,8 +51,11 @@ export const checkedClustersMax: number = 2 ** 30
 /** Faults that a check describes in words; the rest are only counted. */
 export const describedFaultsMax: number = 100
 
-/** What the cache counts for the bookkeeping of a line of 64 KiB, beside its data. */
-export const cacheLineOverheadBytes: number = 512
+/** The cache keeps and drops memory in steps of this, or of a quarter of itself if that is less. */
+export const cacheSegmentBytesMax: number = 1024 * 1024
+
+/** What the cache counts for knowing where 1 MiB of an image is. */
+export const cacheLeafBytes: number = 1280
 
 /** How far the cache reads ahead of somebody who reads in order: this at first, doubled each time, up to the second. */
 export const readAheadBytesFirst: number = 128 * 1024

@@ -158,7 +158,7 @@ describe('runDoctor', () => {
       findingsOf({ loaderFiles: async () => files })
     expect((await loaders()).get('loaders')?.level).toBe('error')
     const bios = await loaders(file('undionly.kpxe', biosIpxe))
-    expect(bios.get('loaders.bios')).toMatchObject({ level: 'ok', what: expect.stringMatching(/abilities unknown/) })
+    expect(bios.get('loaders.bios')).toMatchObject({ level: 'ok', what: expect.stringMatching(/is not known/) })
     expect(bios.get('loaders.x86_64')?.level).toBe('warning')
     expect(bios.get('loaders.https')?.level).toBe('warning')
     expect((await findingsOf({ loaderFiles: async () => undefined })).get('loaders')?.level).toBe('error')

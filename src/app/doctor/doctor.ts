@@ -316,7 +316,7 @@ async function identifyOrNot(bytes: Uint8Array): Promise<Loader | undefined> {
 function describe({ name, loader }: { readonly name: string; readonly loader: Loader }): string {
   const version = loader.version === undefined ? '' : ` ${loader.version}`
   const abilities = (['iscsi', 'https', 'vlan'] as const).filter((ability) => loader.can[ability] === 'yes')
-  const known = loader.compressed ? 'compressed, abilities unknown' : abilities.join(', ')
+  const known = loader.can.iscsi === 'unknown' ? 'what it can do is not known' : abilities.join(', ')
   return `${name}${version} (${known})`
 }
 

@@ -9,6 +9,7 @@ import { isUki, type PeImage, parseSbat, readPe, type SbatEntry, sectionText } f
 import { type ByteSource, readWhole } from '../../disk/source.ts'
 import { asciiOf, countOf, has, hexOf, offsetsOf } from './bytes.ts'
 import { loaderBytesMax, sleepCountMax } from './limits.ts'
+import { unpackIpxe } from './lzma.ts'
 
 export type LoaderKind =
   | 'ipxe'
@@ -66,7 +67,7 @@ export interface Loader {
   readonly sbat: readonly SbatEntry[]
   /** How often the code rests the processor in the way that U-Boot never ends (see patch.ts). EFI iPXE only. */
   readonly sleepCount: number
-  /** The bytes were compressed, so that abilities and pinned roots cannot be seen. */
+  /** Packed, as iPXE's BIOS builds are: it can be looked into, but not changed. */
   readonly compressed: boolean
 }
 
@@ -103,7 +104,9 @@ export async function identifyLoader(source: ByteSource, roots: readonly KnownRo
   if (source.sizeBytes > loaderBytesMax) throw notALoader(`a file of ${source.sizeBytes} bytes`)
   const bytes = await readWhole(source, loaderBytesMax)
   const loader =
-    image === undefined ? identifyPlain(bytes) : await identifyEfi(source, image, bytes, [ipxePublicRoot, ...roots])
+    image === undefined
+      ? identifyPlain(bytes, [ipxePublicRoot, ...roots])
+      : await identifyEfi(source, image, bytes, [ipxePublicRoot, ...roots])
   if (loader === undefined) throw notALoader('nothing in it is known')
   return loader
 }
@@ -188,14 +191,22 @@ function identifyIpxeEfi(
   text: string,
   roots: readonly KnownRoot[],
 ): Loader {
-  // The list that iPXE prints as "Features:" at its banner: a name in it is compiled in, a name not in it is not.
-  const feature = (name: string): Ability => (has(text, `\0${name}\0`) ? 'yes' : 'no')
   const code = image.sections.filter(({ executable }) => executable)
   const sleepCount = code.reduce((sum, { offset, sizeBytes }) => {
     return sum + sleepOffsets(bytes.subarray(offset, offset + sizeBytes), image).length
   }, 0)
+  return { ...facts, ...ipxeFacts(bytes, text, roots), sleepCount }
+}
+
+/** What an iPXE's own bytes say, once they are not packed. */
+function ipxeFacts(
+  bytes: Uint8Array,
+  text: string,
+  roots: readonly KnownRoot[],
+): Pick<Loader, 'version' | 'can' | 'pinned' | 'readsTlsCaVariable' | 'embeddedScript'> {
+  // The list that iPXE prints as "Features:" at its banner: a name in it is compiled in, a name not in it is not.
+  const feature = (name: string): Ability => (has(text, `\0${name}\0`) ? 'yes' : 'no')
   return {
-    ...facts,
     version: ipxeVersion(text),
     can: {
       https: feature('HTTPS'),
@@ -207,8 +218,16 @@ function identifyIpxeEfi(
     pinned: roots.filter(({ fingerprint }) => countOf(bytes, fingerprint) > 0).map(({ name }) => name),
     readsTlsCaVariable: has(text, 'TlsCaCertificate') || has(text, [...'TlsCaCertificate'].join('\0')),
     embeddedScript: embeddedScript(text),
-    sleepCount,
   }
+}
+
+/** An iPXE for BIOS: packed. Where it cannot be unpacked, its abilities stay unknown. */
+function packedIpxe(loader: Loader, bytes: Uint8Array, roots: readonly KnownRoot[]): Loader {
+  const unpacked = unpackIpxe(bytes)
+  const text = unpacked && asciiOf(unpacked)
+  if (unpacked === undefined || text === undefined || !isIpxe(text)) return loader
+  const facts = ipxeFacts(unpacked, text, roots)
+  return { ...loader, ...facts, version: facts.version ?? loader.version }
 }
 
 const x86Sleep: Uint8Array = Uint8Array.of(0xc3, 0xf4, 0xc3)
@@ -227,7 +246,7 @@ export function sleepOffsets(code: Uint8Array, image: Pick<PeImage, 'architectur
   }
 }
 
-function identifyPlain(bytes: Uint8Array): Loader | undefined {
+function identifyPlain(bytes: Uint8Array, roots: readonly KnownRoot[]): Loader | undefined {
   const text = asciiOf(bytes)
   const facts = blank(bytes.byteLength)
   const bios = { ...facts, firmware: 'bios' } as const
@@ -244,17 +263,26 @@ function identifyPlain(bytes: Uint8Array): Loader | undefined {
   }
   // An iPXE for BIOS is compressed but for the prefix that finds the PXE stack, or unpacks as if it were a kernel.
   if (has(text, 'UNDI code segment') && has(text, 'PXENV+ at')) {
-    return { ...bios, kind: 'ipxe', form: 'pxe', compressed: true }
+    return packedIpxe({ ...bios, kind: 'ipxe', form: 'pxe', compressed: true }, bytes, roots)
   }
   if (isLinuxKernel(bytes)) {
     const version = bzImageVersion(bytes)
     // iPXE's version has no build host; Linux's is '6.1.0 (user@host) #1 SMP ...'.
     const isLinux = version === undefined || /@| #\d/.test(version)
-    if (!isLinux) return { ...bios, kind: 'ipxe', form: 'kernel', compressed: true, version: version?.split(' ')[0] }
+    if (!isLinux) {
+      const named = {
+        ...bios,
+        kind: 'ipxe',
+        form: 'kernel',
+        compressed: true,
+        version: version?.split(' ')[0],
+      } as const
+      return packedIpxe(named, bytes, roots)
+    }
     return { ...bios, kind: 'linux', form: 'kernel', version: version?.split(' ')[0] }
   }
   if (bytes[0] === 0x55 && bytes[1] === 0xaa && has(text.slice(0, 4096), 'iPXE')) {
-    return { ...bios, kind: 'ipxe', form: 'rom', compressed: true }
+    return packedIpxe({ ...bios, kind: 'ipxe', form: 'rom', compressed: true }, bytes, roots)
   }
   // arm64's kernel header: 'ARM\x64' at byte 56. One without MZ is a plain Image: nothing but U-Boot starts it.
   if (text.slice(56, 60) === 'ARM\x64') return { ...facts, kind: 'linux', form: 'kernel', firmware: 'arm64' }

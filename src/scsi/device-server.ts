@@ -67,7 +67,7 @@ class Target implements TargetDevice {
     else this.#executeElsewhere(task, lun === 'reportLuns')
   }
 
-  manage(_nexus: Nexus, lun: Uint8Array, request: TaskManagement): 'done' | 'lunMissing' {
+  manage(nexus: Nexus, lun: Uint8Array, request: TaskManagement): 'done' | 'lunMissing' {
     if (request === 'targetReset') {
       for (const unit of this.#units) unit.reset(condition.busDeviceReset)
       return 'done'
@@ -77,6 +77,7 @@ class Target implements TargetDevice {
     const unit = number === undefined ? undefined : this.#units[number]
     if (unit === undefined) return 'lunMissing'
     if (request === 'logicalUnitReset') unit.reset(condition.busDeviceReset)
+    if (request === 'clearTaskSet') unit.tasksCleared(nexus)
     return 'done'
   }
 

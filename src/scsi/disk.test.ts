@@ -196,3 +196,19 @@ test('an ordered task waits for those before it, and those after wait for it', a
   ])
   expect(ended).toEqual(['head', 'read', 'ordered', 'after'])
 })
+
+test('a task that is aborted while it waits ends, and touches nothing', async () => {
+  const server = serverOf(lateDevice(512 * 100))
+  const initiator = new Initiator(server)
+  const other = new Initiator(server, 'iqn.lab:other')
+  const running = initiator.start('28 00 00000000 00 0001 00')
+  const waiting = other.start('2a 00 00000000 00 0001 00', {
+    attribute: 'ordered',
+    dataOut: new Uint8Array(512).fill(7),
+  })
+  server.manage(initiator.nexus, new Uint8Array(8), 'clearTaskSet')
+  for (const task of [running, waiting]) task.aborted = true
+  await Promise.all([running.done, waiting.done])
+  expect(outcomeOf(await other.run('28 00 00000000 00 0001 00'))).toBe('6/2f00')
+  expect((await initiator.run('28 00 00000000 00 0001 00')).data.every((byte) => byte === 0)).toBe(true)
+})

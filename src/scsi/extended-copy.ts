@@ -151,9 +151,10 @@ async function extendedCopy(unit: LogicalUnit, task: Task, from: NexusRecord): P
     return bytes
   } catch (error) {
     result.status = 'failed'
-    const failure = copyAborted(unit, error)
-    if (failure instanceof CheckCondition) result.sense = encodeSense(failure.condition, failure.detail, false)
-    throw failure
+    result.sense = senseOfFailure(unit, error)
+    throw error instanceof CheckCondition || senseOf(error, true) !== undefined
+      ? new CheckCondition(condition.copyDeviceFailure)
+      : error
   } finally {
     unit.copiesRunning--
   }
@@ -169,12 +170,11 @@ function keep(from: NexusRecord, identifier: number, result: CopyResult): void {
   from.copies.set(identifier, result)
 }
 
-/** §6.4.3: a segment that fails ends the command with COPY ABORTED. */
-function copyAborted(unit: LogicalUnit, error: unknown): unknown {
-  if (error instanceof CheckCondition) return error
-  if (senseOf(error, true) === undefined) return error
+/** What the disk said: kept for RECEIVE COPY FAILURE DETAILS. The command itself ends with COPY ABORTED, §6.4.3. */
+function senseOfFailure(unit: LogicalUnit, error: unknown): Uint8Array {
+  if (error instanceof CheckCondition) return encodeSense(error.condition, error.detail, false)
   unit.report(error)
-  return new CheckCondition(condition.copyDeviceFailure)
+  return encodeSense(senseOf(error, true) ?? condition.internalTargetFailure, {}, false)
 }
 
 function parseList(unit: LogicalUnit, list: Uint8Array, from: NexusRecord): Segment[] {

@@ -204,12 +204,22 @@ export class LogicalUnit {
     }
   }
 
-  /** Logical unit reset, SAM-5 §6.3.3: what initiators set is forgotten, tasks that still wait were aborted. */
+  /** Logical unit reset, SAM-5 §6.3.3: what initiators set is forgotten. A SANITIZE goes on. */
   reset(what: Condition): void {
-    this.#waiting.splice(0, this.#waiting.length, ...this.#waiting.filter((task) => !task.aborted))
     this.mode = defaultMode()
     this.reservations.legacyHolder = undefined
     this.attention(what)
+  }
+
+  /** CLEAR TASK SET, SAM-5 §7.5: whoever else has tasks here loses them. */
+  tasksCleared(by: Nexus): void {
+    const losers = new Set<Nexus>()
+    for (const { task } of this.#running) losers.add(task.nexus)
+    for (const task of this.#waiting) losers.add(task.nexus)
+    losers.delete(by)
+    for (const record of this.#records.values()) {
+      if (losers.has(record.nexus)) raise(record, condition.commandsCleared)
+    }
   }
 
   /**
@@ -297,7 +307,9 @@ export class LogicalUnit {
       const next = this.#waiting[0]
       if (next === undefined || (next.attribute === 'ordered' && this.#running.size > 0)) return
       this.#waiting.shift()
-      if (!next.aborted) this.#run(next)
+      // The transport waits for the end of a task that it has aborted, and drops what it says.
+      if (next.aborted) next.fail(scsiStatus.taskAborted, noSense)
+      else this.#run(next)
     }
   }
 

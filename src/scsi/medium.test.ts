@@ -318,7 +318,7 @@ test('a copy that the device fails ends with COPY ABORTED, and its details are k
   const initiator = new Initiator(serverOf(device))
   const here = await nameOf(initiator)
   device.failure = new OperationError('ioError', 'no', 'look')
-  expect(outcomeOf(await copy(initiator, copyList([here], [{ from: 0, to: 8, blocks: 4 }])))).toBe('3/1100+0')
+  expect(outcomeOf(await copy(initiator, copyList([here], [{ from: 0, to: 8, blocks: 4 }])))).toBe('a/0d01')
   device.failure = undefined
   expect(toHex((await initiator.run('84 00 01 00000000000000 00000100 00 00')).data).slice(8, 10)).toBe('02')
   const details = (await initiator.run('84 04 01 00000000000000 00000100 00 00')).data
@@ -351,6 +351,18 @@ test('SANITIZE OVERWRITE fills the disk; until then only what needs no medium is
   const block = await read(initiator, 8000, 1)
   expect(toHex(block.subarray(0, 6))).toBe('aabbccaabbcc')
   expect(toHex(block.subarray(510))).toBe('aabb')
+})
+
+test('aborting a SANITIZE ends the command at once, and the work goes on', async () => {
+  const initiator = new Initiator(serverOf(lateDevice(512 * 65536)))
+  const dataOut = hex('01000001aa')
+  const task = initiator.start('48 01 0000000000 0005 00', { dataOut })
+  task.aborted = true
+  await task.done
+  expect(outcomeOf(await initiator.run('00 00 00 00 00 00'))).toBe('2/041b')
+  while (outcomeOf(await initiator.run('00 00 00 00 00 00')) !== 'good')
+    await new Promise((resolve) => setImmediate(resolve))
+  expect(await read(initiator, 65535, 1)).toEqual(filled(1, 0xaa))
 })
 
 test('SANITIZE: inverted passes end with the pattern, and bad lists are refused before anything is lost', async () => {

@@ -89,20 +89,30 @@ function sanitize(unit: LogicalUnit, task: Task, wanted: number, work: Work): Re
   const immediate = (flags & 0x80) !== 0
   unit.sanitizeMayBeLeft = (flags & 0x20) !== 0
   unit.notReady = { condition: condition.sanitizeInProgress, detail: { progress: 0 } }
-  const ended = carryOut(unit, work)
-  if (!immediate) return ended.then(() => wanted)
-  // The answer has been given; the failure is what every later command hears.
-  ended.catch(() => undefined)
-  return wanted
+  if (immediate) {
+    // The answer is given before the work is done; its failure is what every later command hears.
+    carryOut(unit, work, nothing).catch(nothing)
+    return wanted
+  }
+  const { promise, resolve, reject } = Promise.withResolvers<number>()
+  const end = (): void => resolve(wanted)
+  // Aborting the command ends the command, not the work.
+  carryOut(unit, work, () => {
+    if (task.aborted) end()
+  }).then(end, reject)
+  return promise
 }
 
-async function carryOut(unit: LogicalUnit, work: Work): Promise<void> {
+function nothing(): void {}
+
+async function carryOut(unit: LogicalUnit, work: Work, afterPiece: () => void): Promise<void> {
   // New commands are refused already; what is in flight ends first.
   const held = await unit.ranges.enter(0, unit.device.sizeBytes, true)
   try {
     await work(unit, (done) => {
       const progress = Math.min(0xffff, Math.floor((done / unit.device.sizeBytes) * 0x1_0000))
       unit.notReady = { condition: condition.sanitizeInProgress, detail: { progress } }
+      afterPiece()
     })
     await unit.device.flush()
     unit.notReady = undefined

@@ -3,7 +3,8 @@
  *
  * The transport makes a `Task` when the command and all its data-out have arrived, and calls `LogicalUnits.execute`.
  * The device server calls `reserve` or `lend` for the data-in, in order, then exactly one of the ends, perhaps at once
- * inside `execute`, perhaps later. A task whose `aborted` became true may still end; the transport drops what it says.
+ * inside `execute`, perhaps later. A task whose `aborted` became true ends all the same, as soon as it
+ * touches the medium no more; the transport drops what it says.
  */
 
 /** One initiator port talking to one target port. SAM-5 §4.6. Identity is the object; `id` is what survives a reconnect. */

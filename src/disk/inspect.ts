@@ -5,6 +5,7 @@ import type { DiskError } from './disk-error.ts'
 import type { DirectoryEntry, FileSystem } from './file-system.ts'
 import { isIso9660 } from './iso9660.ts'
 import { inspectedFileCountMax } from './limits.ts'
+import { bzImageVersion } from './linux-image.ts'
 import { readOsRelease } from './os-release.ts'
 import { isEsp, type Partition, type PartitionTable, readPartitionTable } from './partitions.ts'
 import { type Architecture, isUki, readPe, sectionText } from './pe.ts'
@@ -228,6 +229,9 @@ async function judgeLoader(
 
 const kernelName = /^(?:vmlinuz|vmlinux|Image|bzImage|linux)(?:-(.+))?$/
 
+/** What goes with a kernel whose file is not named by version. */
+const initrdNames = ['initrd.img', 'initrd', 'initramfs', 'initramfs.img', 'initrd.gz']
+
 async function kernelsIn(fileSystem: FileSystem, partition: number): Promise<KernelFile[]> {
   const found: KernelFile[] = []
   for (const folder of ['/', '/boot']) {
@@ -237,16 +241,11 @@ async function kernelsIn(fileSystem: FileSystem, partition: number): Promise<Ker
     for (const { name, kind, sizeBytes } of entries.slice(0, inspectedFileCountMax)) {
       const match = kernelName.exec(name)
       if (match === null || kind !== 'file' || sizeBytes < 4096) continue
-      const version = match[1] ?? ''
-      const candidates = [
-        `initrd.img-${version}`,
-        `initramfs-${version}.img`,
-        `initrd-${version}`,
-        'initrd.img',
-        'initrd',
-      ]
-      const initrd = candidates.find((candidate) => names.has(candidate))
       const prefix = folder === '/' ? '/' : `${folder}/`
+      const file = await fileSystem.open(prefix + name)
+      const version = match[1] ?? (file && (await bzImageVersion(file))?.split(' ')[0]) ?? ''
+      const candidates = [`initrd.img-${version}`, `initramfs-${version}.img`, `initrd-${version}`, ...initrdNames]
+      const initrd = candidates.find((candidate) => names.has(candidate))
       found.push({ partition, path: prefix + name, initrd: initrd && prefix + initrd, version })
     }
   }

@@ -80,7 +80,10 @@ describe('runDoctor', () => {
     const other = { ...link, name: 'eth1', address: '10.9.9.1' }
     const interfaceOf = async (interfaces: (typeof link)[], interfaceName?: string): Promise<Finding | undefined> =>
       (await findingsOf({ interfaces: () => interfaces }, { interfaceName })).get('interface')
-    expect(await interfaceOf([])).toMatchObject({ level: 'error', what: expect.stringMatching(/no interface/) })
+    expect(await interfaceOf([])).toMatchObject({
+      level: 'error',
+      what: expect.stringMatching(/no interface that is up/),
+    })
     expect(await interfaceOf([link, other])).toMatchObject({ level: 'error', doNext: 'Say which: --interface NAME.' })
     expect(await interfaceOf([link, other], 'eth1')).toMatchObject({ level: 'ok', what: 'eth1 has 10.9.9.1/24' })
     expect(await interfaceOf([link], 'eth7')).toMatchObject({ level: 'error', what: expect.stringMatching(/eth7/) })

@@ -73,7 +73,9 @@ function findLink(options: DoctorOptions, probes: DoctorProbes, findings: Findin
   const link = wanted === undefined ? all[0] : all.find(({ name }) => name === wanted)
   if (link === undefined) {
     const what =
-      wanted === undefined ? 'no interface has an IPv4 address' : `${wanted} has no IPv4 address, or is not there`
+      wanted === undefined
+        ? 'no interface that is up has an IPv4 address'
+        : `${wanted} has no IPv4 address, is down or without a cable, or is not there`
     const next = `ip address add 192.168.77.1/24 dev ${wanted ?? 'NAME'}; ip link set ${wanted ?? 'NAME'} up`
     const seen = names === '' ? '' : ` There are: ${names}.`
     findings.push(error('interface', what, `Machines are answered from an address.${seen}`, next))

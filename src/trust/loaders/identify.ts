@@ -5,6 +5,7 @@
  */
 import { OperationError } from '../../base/errors.ts'
 import type { Firmware } from '../../disk/inspect.ts'
+import { bzImageVersion } from '../../disk/linux-image.ts'
 import { isUki, type PeImage, parseSbat, readPe, type SbatEntry, sectionText } from '../../disk/pe.ts'
 import { type ByteSource, readWhole } from '../../disk/source.ts'
 import { asciiOf, countOf, has, hexOf, offsetsOf } from './bytes.ts'
@@ -105,7 +106,7 @@ export async function identifyLoader(source: ByteSource, roots: readonly KnownRo
   const bytes = await readWhole(source, loaderBytesMax)
   const loader =
     image === undefined
-      ? identifyPlain(bytes, [ipxePublicRoot, ...roots])
+      ? await identifyPlain(source, bytes, [ipxePublicRoot, ...roots])
       : await identifyEfi(source, image, bytes, [ipxePublicRoot, ...roots])
   if (loader === undefined) throw notALoader('nothing in it is known')
   return loader
@@ -180,7 +181,7 @@ async function identifyEfi(
   }
   const loaderInfo = /#### LoaderInfo: systemd-boot ([^ #]{1,64})/.exec(text)
   if (loaderInfo !== null) return { ...facts, kind: 'systemdBoot', version: loaderInfo[1], can: firmwareOnly }
-  if (isLinuxKernel(bytes)) return { ...facts, kind: 'linux', version: bzImageVersion(bytes), can: firmwareOnly }
+  if (isLinuxKernel(bytes)) return { ...facts, kind: 'linux', version: await bzImageVersion(source), can: firmwareOnly }
   return { ...facts, kind: 'efi' }
 }
 
@@ -246,7 +247,11 @@ export function sleepOffsets(code: Uint8Array, image: Pick<PeImage, 'architectur
   }
 }
 
-function identifyPlain(bytes: Uint8Array, roots: readonly KnownRoot[]): Loader | undefined {
+async function identifyPlain(
+  source: ByteSource,
+  bytes: Uint8Array,
+  roots: readonly KnownRoot[],
+): Promise<Loader | undefined> {
   const text = asciiOf(bytes)
   const facts = blank(bytes.byteLength)
   const bios = { ...facts, firmware: 'bios' } as const
@@ -266,7 +271,7 @@ function identifyPlain(bytes: Uint8Array, roots: readonly KnownRoot[]): Loader |
     return packedIpxe({ ...bios, kind: 'ipxe', form: 'pxe', compressed: true }, bytes, roots)
   }
   if (isLinuxKernel(bytes)) {
-    const version = bzImageVersion(bytes)
+    const version = await bzImageVersion(source)
     // iPXE's version has no build host; Linux's is '6.1.0 (user@host) #1 SMP ...'.
     const isLinux = version === undefined || /@| #\d/.test(version)
     if (!isLinux) {
@@ -312,16 +317,6 @@ function embeddedScript(text: string): string | undefined {
 
 function isLinuxKernel(bytes: Uint8Array): boolean {
   return asciiOf(bytes.subarray(0x202, 0x206)) === 'HdrS'
-}
-
-/** The boot protocol's kernel_version (Documentation/arch/x86/boot.rst): an offset at 0x20e, from 0x200. */
-function bzImageVersion(bytes: Uint8Array): string | undefined {
-  const offset = (bytes[0x20e] ?? 0) + (bytes[0x20f] ?? 0) * 256
-  if (offset === 0) return undefined
-  const text = asciiOf(bytes.subarray(0x200 + offset, 0x200 + offset + 256))
-  const end = text.indexOf('\0')
-  const version = text.slice(0, end === -1 ? text.length : end)
-  return /^[\x20-\x7e]{1,255}$/.test(version) ? version : undefined
 }
 
 /** 'sha256:9faf...': how fingerprints are shown. */

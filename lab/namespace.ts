@@ -62,7 +62,8 @@ export class LabNetwork {
       `addr add fe80::1/64 dev ${interfaceName} nodad`,
       'link add slipway0-wire type veth peer name slipway0-end',
       `link set slipway0-wire master ${interfaceName} up`,
-      'link set slipway0-end up addrgenmode none',
+      // It is in the same namespace: with ARP it would answer for the server's address, and packets would come in by it.
+      'link set slipway0-end up arp off addrgenmode none',
     ]
     await this.run(['ip', '-batch', '-'], 'ip', `${commands.join('\n')}\n`)
   }

@@ -24,6 +24,7 @@ const deviceServer = createDeviceServer({
   targetName,
   disks: [{ device, serialNumber: 'BENCH1' }],
   report: (error) => console.error(error),
+  pause: (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds)),
 })
 const authentication: Authentication =
   user === undefined ? { kind: 'none' } : { kind: 'chap', initiator: [{ user, secret: new Secret(secret ?? '') }] }

@@ -110,6 +110,8 @@ function senseData(key: number, additional: number, qualifier: number): Uint8Arr
 const tooMuchData = { status: scsiStatus.checkCondition, sense: senseData(0x05, 0x24, 0x00) } as const
 /** ABORTED COMMAND, PROTOCOL SERVICE CRC ERROR: RFC 7143 §11.4.7.2. */
 const damagedData = { status: scsiStatus.checkCondition, sense: senseData(0x0b, 0x47, 0x05) } as const
+/** ABORTED COMMAND, NOT ENOUGH UNSOLICITED DATA ("incorrect amount of data"): the same table. */
+const missingData = { status: scsiStatus.checkCondition, sense: senseData(0x0b, 0x0c, 0x0d) } as const
 const noMemory = { status: scsiStatus.busy, sense: noData } as const
 
 export class Session implements FrameTaker, TaskOwner {
@@ -582,13 +584,13 @@ export class Session implements FrameTaker, TaskOwner {
     const task = this.#tasks.get(pdu.initiatorTaskTag)
     // Of a task that was aborted or has failed: its data may still be on the way, and means nothing.
     if (task === undefined || task.state !== 'collecting') return
-    const detail = faultOfDataOut(task, pdu, dataBytes, this.parameters.firstBurstBytesMax)
-    if (detail !== undefined) {
-      this.#breakOff(rejectReason.protocolError, detail, encodeInitiatorPdu(pdu))
+    const broken = breachOfDataOut(task, pdu, dataBytes, this.parameters.firstBurstBytesMax)
+    if (broken !== undefined) {
+      this.#breakOff(rejectReason.protocolError, broken, encodeInitiatorPdu(pdu))
       return
     }
+    task.refusal ??= gapBefore(task, pdu, dataBytes)
     this.#arriving = { kind: 'dataOut', pdu, task, position: pdu.bufferOffset }
-    task.receivedBytes += dataBytes
     const [transfer] = task.transfers
     if (pdu.targetTransferTag === noTag) {
       task.unsolicitedNumber++
@@ -597,18 +599,20 @@ export class Session implements FrameTaker, TaskOwner {
       transfer.offset += dataBytes
       transfer.dataNumber++
     }
+    task.receivedBytes += dataBytes
   }
 
   #endDataOut(task: ScsiTask, pdu: DataOut): void {
-    if (pdu.final) {
-      if (pdu.targetTransferTag === noTag) task.unsolicitedOpen = false
-      else task.transfers.shift()
+    if (pdu.targetTransferTag === noTag) {
+      if (pdu.final) task.unsolicitedOpen = false
+    } else {
+      const [transfer] = task.transfers
+      // All that was asked for is here, or the initiator says that there will be no more.
+      if (transfer !== undefined && (pdu.final || transfer.offset === transfer.end)) task.transfers.shift()
     }
-    if (!task.delivered || task.unsolicitedOpen || task.transfers.length > 0) {
-      if (task.delivered && pdu.final && !task.unsolicitedOpen && task.refusal === undefined) this.#solicit(task)
-      return
-    }
-    this.#deliver(task)
+    if (!task.delivered || task.unsolicitedOpen) return
+    if (task.transfers.length === 0) this.#deliver(task)
+    else if (task.refusal === undefined) this.#solicit(task)
   }
 
   // --- what a task needs: TaskOwner
@@ -981,7 +985,8 @@ const requestNames = {
   [taskManagementFunction.logicalUnitReset]: 'logicalUnitReset',
 } as const
 
-function faultOfDataOut(
+/** What makes the initiator's word worthless: data that nobody asked for. Undefined if there is no such thing. */
+function breachOfDataOut(
   task: ScsiTask,
   pdu: DataOut,
   dataBytes: number,
@@ -990,19 +995,26 @@ function faultOfDataOut(
   const end = pdu.bufferOffset + dataBytes
   if (pdu.targetTransferTag === noTag) {
     if (!task.unsolicitedOpen) return 'unsolicited data that was not announced'
-    if (pdu.dataNumber !== task.unsolicitedNumber) return 'a DataSN out of order'
-    if (pdu.bufferOffset !== task.receivedBytes) return 'data out of order'
-    if (end > Math.min(firstBurstBytesMax, task.wantedDataOutBytes)) return 'more unsolicited data than agreed to'
-    return undefined
+    const most = Math.min(firstBurstBytesMax, task.wantedDataOutBytes)
+    return end > most || task.receivedBytes + dataBytes > most ? 'more unsolicited data than agreed to' : undefined
   }
   const [transfer] = task.transfers
   if (transfer === undefined || transfer.tag !== pdu.targetTransferTag) return 'data for no R2T'
-  if (pdu.dataNumber !== transfer.dataNumber) return 'a DataSN out of order'
-  if (pdu.bufferOffset !== transfer.offset) return 'data out of order'
-  if (end > transfer.end) return 'more data than the R2T asked for'
-  if (pdu.final && end < transfer.end) return 'less data than the R2T asked for'
-  if (!pdu.final && end === transfer.end) return 'data without its end'
-  return undefined
+  return end > transfer.end || transfer.offset + dataBytes > transfer.end
+    ? 'more data than the R2T asked for'
+    : undefined
+}
+
+/** A PDU that is missing or out of order costs the command, at error recovery level 0, but not the connection. §7.9 */
+function gapBefore(task: ScsiTask, pdu: DataOut, dataBytes: number): ScsiTask['refusal'] {
+  if (pdu.targetTransferTag === noTag) {
+    const inOrder = pdu.dataNumber === task.unsolicitedNumber && pdu.bufferOffset === task.receivedBytes
+    return inOrder ? undefined : damagedData
+  }
+  const [transfer] = task.transfers
+  if (transfer === undefined) return undefined
+  if (pdu.dataNumber !== transfer.dataNumber || pdu.bufferOffset !== transfer.offset) return damagedData
+  return pdu.final && pdu.bufferOffset + dataBytes < transfer.end ? missingData : undefined
 }
 
 function describe({ targetName, portals }: TargetListing, attempt: LoginAttempt): KeyValue[] {

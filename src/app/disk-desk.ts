@@ -87,12 +87,14 @@ export class DiskDesk implements TargetDirectory {
     return [...names].map((targetName) => ({ targetName, portals: [portal] }))
   }
 
-  /** A session began: whose boot it is, and which boot has ended by it. */
+  /** A session began: whose boot it is, and which boot has ended by it. `user` is undefined where CHAP is off. */
   noteOpened(session: SessionIdentity, user: string | undefined): EndedBoot | undefined {
     this.#sessions.set(nexusKey(session), session.sessionId)
     const mac = session.label
-    if (mac === undefined || user === undefined) return undefined
-    const { boot, ended } = this.#parts.fleet.credentialsUsed(mac, user)
+    if (mac === undefined) return undefined
+    const { fleet, clock } = this.#parts
+    const { boot, ended } =
+      user === undefined ? fleet.loggedInUnproven(mac, clock.wallMs()) : fleet.credentialsUsed(mac, user)
     if (boot !== undefined) this.#bootOfSession.set(session.sessionId, boot.bootId)
     if (ended === undefined) return undefined
     this.#parts.events.emit({ mac }, { kind: 'credentialsEnded', bootId: ended.bootId, reason: 'nextBoot' })

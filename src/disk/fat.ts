@@ -165,7 +165,8 @@ class Fat implements FileSystem {
     const isRoot = directory.cluster === 0 || directory.name === '/'
     if (isRoot && rootBytes > 0) return decodeDirectory(await this.#source.read(rootOffset, rootBytes))
     const cluster = directory.cluster === 0 ? this.#geometry.rootCluster : directory.cluster
-    const runs = await this.#chain(cluster, Number.POSITIVE_INFINITY)
+    // One cluster more than the most, so that a directory that goes on is seen to.
+    const runs = await this.#chain(cluster, fatDirectoryEntryCountMax * entryBytes + this.#geometry.clusterBytes)
     const bytes = runs.reduce((sum, run) => sum + run.bytes, 0)
     if (bytes > fatDirectoryEntryCountMax * entryBytes) throw malformed('FAT', `a directory of ${bytes} bytes`)
     return decodeDirectory(await sourceOfRuns('FAT', runs, bytes).read(0, bytes))

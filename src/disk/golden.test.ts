@@ -154,7 +154,7 @@ describe('FAT', () => {
     for (let cluster = 2; cluster < 1000; cluster++) view.setUint16(reserved + cluster * 2, 3, true)
     const content = await contentOf(sourceOfBytes(bytes))
     if (content.kind !== 'fileSystem') throw new Error(content.kind)
-    await expect(content.fileSystem.list('/EFI')).rejects.toThrow(/ring/)
+    await expect(content.fileSystem.list('/EFI')).rejects.toThrow(/a directory of \d+ bytes/)
   })
 })
 

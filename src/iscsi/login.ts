@@ -33,10 +33,10 @@ import type {
   DiscoveryVerdict,
   LoginAttempt,
   LoginFailure,
-  Portal,
   RefusalReason,
   Verdict,
 } from './policy.ts'
+import { formatPortal } from './portal.ts'
 import {
   decodeText,
   encodeText,
@@ -45,6 +45,7 @@ import {
   type KeyValue,
   parseBinary,
   parseNumber,
+  textValue,
 } from './text.ts'
 
 /** What never changes during one login. */
@@ -502,18 +503,8 @@ function failed(
   return { state: { kind: 'done' }, output: { kind: 'fail', status, reason, detail, text } }
 }
 
-/** §13.8: address:port,group; an IPv6 address in brackets. */
-export function formatPortal({ address, port, group }: Portal): string {
-  const host = address.includes(':') ? `[${address}]` : address
-  return group === undefined ? `${host}:${port}` : `${host}:${port},${group}`
-}
-
 function plainAnswer(currentStage: Stage): LoginAnswer {
   return { transit: false, more: false, currentStage, nextStage: stage.security, text: noText }
-}
-
-export function textValue(pairs: readonly KeyValue[], key: string): string | undefined {
-  return pairs.find(([name]) => name === key)?.[1]
 }
 
 /** Wide on purpose: §4.2.7.2 wants iqn., eui. or naa., but people and emulators use other names. No spaces, no controls. */

@@ -21,7 +21,6 @@ import {
   sessionDataOutBytesMax,
   timeToWaitSeconds,
 } from './limits.ts'
-import { formatPortal, textValue } from './login.ts'
 import { type Parameters, renegotiate } from './negotiation.ts'
 import {
   after,
@@ -50,9 +49,10 @@ import {
   taskManagementResponse,
 } from './pdu.ts'
 import type { LoginAttempt, SessionEnd, SessionIdentity, TargetListing } from './policy.ts'
+import { formatPortal } from './portal.ts'
 import { ScsiTask, type TaskOwner } from './scsi-task.ts'
 import { dataStart, framedBytes, type Outbox, type Region, type SendMemory, sealDigests } from './send-memory.ts'
-import { decodeText, encodeText, type KeyValue } from './text.ts'
+import { decodeText, encodeText, type KeyValue, textValue } from './text.ts'
 
 /** The connection under a session, and the target around it. */
 export interface SessionHost {

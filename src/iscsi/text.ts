@@ -85,3 +85,8 @@ export function formatHexadecimal(bytes: Uint8Array): string {
 export function formatBase64(bytes: Uint8Array): string {
   return `0b${btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(''))}`
 }
+
+/** The first value of a key. */
+export function textValue(pairs: readonly KeyValue[], key: string): string | undefined {
+  return pairs.find(([name]) => name === key)?.[1]
+}

@@ -49,7 +49,7 @@ export class SlipwayServer {
     const range = `${lab.firstLease}-${lab.lastLease}`
     const child = options.network.start(
       [
-        ...[process.execPath, command, 'up', options.imagePath],
+        ...[command, 'up', options.imagePath],
         ...['--interface', lab.interfaceName, '--dhcp', options.dhcp === 'own' ? range : 'proxy'],
         ...['--admit', options.admit, '--state', join(folder, 'state'), '--config', config, '--json-events'],
       ],
@@ -118,7 +118,7 @@ export class SlipwayServer {
 
   /** Another `slipway` command on the same state: `admit`, `machines`. Returns what it printed. */
   async run(network: LabNetwork, words: readonly string[]): Promise<string> {
-    const line = [process.execPath, command, ...words, '--state', join(this.#folder, 'state')]
+    const line = [command, ...words, '--state', join(this.#folder, 'state')]
     return await network.run(line, 'slipway')
   }
 

@@ -1,9 +1,6 @@
 import { type Command, Option } from 'commander'
 import { decideUp } from '../app/config.ts'
-import { runDoctor, worstOf } from '../app/doctor/doctor.ts'
 import type { Finding } from '../app/doctor/finding.ts'
-import { systemProbes } from '../app/doctor/system-probes.ts'
-import { openGolden } from '../app/golden.ts'
 import { defaultStateDirectory } from '../host/state-directory.ts'
 import { exitCode } from './exit.ts'
 import { addUpOptions, readConfig, type UpCommandFlags, upFlags } from './up-options.ts'
@@ -18,6 +15,9 @@ export function addDoctorCommand(program: Command): void {
   addUpOptions(command)
     .addOption(new Option('--json', 'one finding a line, as JSON'))
     .action(async (image: string | undefined, flags: Flags) => {
+      const { runDoctor, worstOf } = await import('../app/doctor/doctor.ts')
+      const { systemProbes } = await import('../app/doctor/system-probes.ts')
+      const { openGolden } = await import('../app/golden.ts')
       const file = readConfig(flags.config)
       const imagePath = image ?? file.image
       // Everything else about a boot can be looked at without an image.

@@ -1,5 +1,5 @@
 import { type Command, Option } from 'commander'
-import { startTarget, type TargetAccess, type TargetOptions } from '../app/target.ts'
+import type { TargetAccess, TargetOptions } from '../app/target.ts'
 import { describeTargetEvent } from '../app/target-report.ts'
 import { OperationError } from '../base/errors.ts'
 import { addressAndPort } from './options.ts'
@@ -51,6 +51,7 @@ export function addTargetCommand(program: Command): void {
       '\nWithout --read-only, --in-place or --clone, writes go to a clone that is gone when it stops.',
     )
     .action(async (image: string, flags: Flags) => {
+      const { startTarget } = await import('../app/target.ts')
       const running = await startTarget(optionsOf(image, flags), (event) => {
         const line = flags.jsonEvents === true ? JSON.stringify(event) : describeTargetEvent(event)
         process.stdout.write(`${line}\n`)

@@ -2,7 +2,7 @@ import { createInterface } from 'node:readline/promises'
 import type { Command } from 'commander'
 import { decideUp } from '../app/config.ts'
 import { humanLine, jsonLine } from '../app/event-lines.ts'
-import { type RunningServer, startUp } from '../app/up.ts'
+import type { RunningServer } from '../app/up.ts'
 import { createLog } from '../host/log.ts'
 import { defaultStateDirectory } from '../host/state-directory.ts'
 import { untilStopped } from './until-stopped.ts'
@@ -22,6 +22,8 @@ export function addUpCommand(program: Command): void {
       const config = decideUp(readConfig(flags.config), upFlags(image, flags), defaultStateDirectory())
       const print = (line: string): void => void process.stdout.write(`${line}\n`)
       const asking = config.admit === 'ask' && process.stdin.isTTY === true && flags.jsonEvents !== true
+      // Loaded here, so that a command brings only what it needs into memory.
+      const { startUp } = await import('../app/up.ts')
       let running: RunningServer | undefined
       const questions = asking ? new Questions(() => running) : undefined
       running = await startUp(

@@ -13,7 +13,7 @@ writeFileSync(image, Buffer.alloc(1024 * 1024, 1))
 const state = join(folder, 'state')
 
 function run(...words: string[]): { readonly code: number | null; readonly said: string; readonly complained: string } {
-  const done = spawnSync(process.execPath, [slipway, ...words], { encoding: 'utf8', timeout: 20_000 })
+  const done = spawnSync(slipway, words, { encoding: 'utf8', timeout: 20_000 })
   return { code: done.status, said: done.stdout, complained: done.stderr }
 }
 
@@ -94,7 +94,7 @@ test('machines are admitted, refused, listed and forgotten without a server', ()
 
 test('target is ready within a second and small, exits 0 on Ctrl-C, and says that a port is taken', async () => {
   const startedMs = performance.now()
-  const child = spawn(process.execPath, [slipway, 'target', image, '--listen', '127.0.0.1:13260', '--json-events'])
+  const child = spawn(slipway, ['target', image, '--listen', '127.0.0.1:13260', '--json-events'])
   onTestFinished(() => {
     child.kill('SIGKILL')
   })

@@ -38,7 +38,7 @@ async function linkIsUp(): Promise<void> {
 }
 
 function doctor(...words: readonly string[]): { readonly code: number | null; readonly findings: Finding[] } {
-  const command = [process.execPath, slipway, 'doctor', '--json', '--state', join(folder, 'state'), ...words]
+  const command = [slipway, 'doctor', '--json', '--state', join(folder, 'state'), ...words]
   const done = spawnSync('ip', ['netns', 'exec', network.client.name, ...command], {
     encoding: 'utf8',
     timeout: 60_000,

@@ -3,6 +3,7 @@
  *
  *   preadv2(RWF_NOWAIT)  read what is in the page cache without ever waiting for the disk
  *   SO_BINDTODEVICE      hear one interface only
+ *   recv                 read a busy UDP socket without an object for each packet
  *   sendto, writev       send now, without a request object for each packet
  *   SIOCSARP             tell the kernel a client's link address before the client has an address
  *
@@ -16,6 +17,7 @@ export interface Native {
   fallocate(fd: number, mode: number, offset: number, bytes: number): number
   sendto(fd: number, bytes: Uint8Array, byteCount: number, flags: number, to: Uint8Array, toBytes: number): number
   send(fd: number, bytes: Uint8Array, byteCount: number, flags: number): number
+  recv(fd: number, target: Uint8Array, byteCount: number, flags: number): number
   writev(fd: number, iov: Uint8Array, count: number): number
   socket(domain: number, type: number, protocol: number): number
   connect(fd: number, address: Uint8Array, addressBytes: number): number
@@ -57,6 +59,7 @@ function load(): Native | undefined {
     fallocate: libc.func('int fallocate(int fd, int mode, int64_t offset, int64_t bytes)'),
     sendto: libc.func('int64_t sendto(int fd, void *bytes, uint64_t byteCount, int flags, void *to, uint32_t toBytes)'),
     send: libc.func('int64_t send(int fd, void *bytes, uint64_t byteCount, int flags)'),
+    recv: libc.func('int64_t recv(int fd, void *target, uint64_t byteCount, int flags)'),
     writev: libc.func('int64_t writev(int fd, void *iov, int count)'),
     socket: libc.func('int socket(int domain, int type, int protocol)'),
     connect: libc.func('int connect(int fd, void *address, uint32_t addressBytes)'),

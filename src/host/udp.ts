@@ -7,6 +7,7 @@ import type { Endpoint, Neighbours, UdpBinding, UdpNetwork, UdpReceiver, UdpSock
 import { takeInheritedSocket } from './activation.ts'
 import { codeOf } from './file.ts'
 import { type Native, nameOfErrno, native, writeSockaddr } from './native.ts'
+import { type PausableHandle, type PolledSocket, UdpPoller } from './udp-poll.ts'
 
 const afInet = 2
 /** SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC. */
@@ -61,8 +62,16 @@ class SystemUdpSocket implements UdpSocket {
     this.#fd = fd
     const { address, port } = socket.address()
     this.local = { address, port }
-    socket.on('message', (bytes, from) => receive(bytes, from))
     this.#connected = peer !== undefined
+    const handle = handleOf(socket)
+    const polled: PolledSocket | undefined =
+      peer === undefined || fd === undefined || handle === undefined
+        ? undefined
+        : { fd, handle, receive: (bytes) => receive(bytes, peer), peerGone: () => peerGone?.() }
+    socket.on('message', (bytes, from) => {
+      receive(bytes, from)
+      if (polled !== undefined && this.#open) pollerOf().watch(polled)
+    })
     // A port-unreachable for an earlier packet comes back as an error on the socket; the next packet may well arrive.
     socket.on('error', (error) => {
       if (codeOf(error) === 'ECONNREFUSED') peerGone?.()
@@ -89,8 +98,29 @@ class SystemUdpSocket implements UdpSocket {
   close(): void {
     if (!this.#open) return
     this.#open = false
+    if (this.#fd !== undefined) poller?.forget(this.#fd)
     this.#socket.close()
   }
+}
+
+let poller: UdpPoller | undefined
+
+function pollerOf(): UdpPoller {
+  assert(native !== undefined, 'only asked where there are system calls')
+  poller ??= new UdpPoller(native)
+  return poller
+}
+
+/** Node keeps its handle to itself; without one a socket is simply not polled. */
+function handleOf(socket: Socket): PausableHandle | undefined {
+  const internals = Object.getOwnPropertySymbols(socket).map((key) => (socket as never as Record<symbol, unknown>)[key])
+  for (const state of internals) {
+    const handle = typeof state === 'object' && state !== null && 'handle' in state ? state.handle : undefined
+    if (typeof handle === 'object' && handle !== null && 'recvStart' in handle && 'recvStop' in handle) {
+      return handle as PausableHandle
+    }
+  }
+  return undefined
 }
 
 function connect(socket: Socket, peer: Endpoint): Promise<void> {

@@ -1,6 +1,6 @@
 /** What one client, or all of them together, may make this server hold. Reaching a limit is a normal outcome. */
 export type TftpLimits = {
-  /** Transfers at once, each with a socket and a 64 KiB buffer: a boot storm of a rack, and 16 MiB at most. */
+  /** Transfers at once, each with a socket and a 64 KiB buffer (twice that for the largest blocks): a boot storm of a rack. */
   readonly transfersMax: number
   /** Transfers at once from one address: a machine has one or two; machines behind one NAT share it. */
   readonly transfersPerAddressMax: number
@@ -31,5 +31,7 @@ export const defaultLimits: TftpLimits = {
   netasciiBytesMax: 1_048_576,
 }
 
-/** One read of the file serves this many bytes of blocks. Not less than the greatest block. */
-export const readAheadBytes: number = 65_536
+/** Of a transfer: one packet, and what one read of the file puts behind it. Larger blocks get a larger one, for two. */
+export const transferBufferBytes: number = 65_536
+/** Kept for the next transfers. */
+export const idleBuffersMax: number = 32

@@ -7,7 +7,7 @@ import { messageOf } from '../base/errors.ts'
 import type { Clock, Timer } from '../ports/clock.ts'
 import type { Endpoint, UdpNetwork, UdpSocket } from '../ports/udp.ts'
 import { readerOf, WireError } from '../wire/reader.ts'
-import { defaultLimits, readAheadBytes, type TftpLimits } from './limits.ts'
+import { defaultLimits, idleBuffersMax, type TftpLimits, transferBufferBytes } from './limits.ts'
 import { normalName, printableName } from './name.ts'
 import { toNetascii } from './netascii.ts'
 import { agree } from './options.ts'
@@ -41,6 +41,7 @@ export async function serveTftp(options: TftpServerOptions): Promise<TftpServer>
 
 /** opcode 2 | block 2. */
 const dataHeaderBytes = 4
+const opcodeData = 3
 const opcodeAck = 4
 /** A timer that comes a little early is not worth another one. */
 const timerSlackMs = 1
@@ -66,7 +67,6 @@ class Server implements TftpServer {
   constructor(options: TftpServerOptions) {
     this.#options = options
     this.#limits = { ...defaultLimits, ...options.limits }
-    assert(this.#limits.blockBytesMax <= readAheadBytes, 'a block fits in what is read ahead')
   }
 
   async open(): Promise<void> {
@@ -250,13 +250,14 @@ class Server implements TftpServer {
     return this.#control.subarray(0, encode(packet, this.#control, this.#controlView))
   }
 
-  takeBuffer(): Uint8Array {
-    return this.#freeBuffers.pop() ?? new Uint8Array(readAheadBytes)
+  takeBuffer(bytesMin: number): Uint8Array {
+    if (bytesMin > transferBufferBytes) return new Uint8Array(bytesMin)
+    return this.#freeBuffers.pop() ?? new Uint8Array(transferBufferBytes)
   }
 
   giveBuffer(buffer: Uint8Array): void {
-    const idleBuffersMax = 32
-    if (this.#freeBuffers.length < idleBuffersMax) this.#freeBuffers.push(buffer)
+    if (buffer.byteLength !== transferBufferBytes || this.#freeBuffers.length >= idleBuffersMax) return
+    this.#freeBuffers.push(buffer)
   }
 
   ended(transfer: Transfer, event: TftpEvent): void {
@@ -289,9 +290,13 @@ class Transfer {
   readonly #file: TftpFile
   readonly #host: Server
   readonly #startedMs: number
-  /** One DATA packet, made anew for each block: `UdpSocket.send` copies. */
-  readonly #packet: Uint8Array
+  /**
+   * In one buffer, so that a block is moved from what was read into the packet without an object for it: one DATA packet,
+   * made anew for each block (`UdpSocket.send` copies), and behind it what was read ahead.
+   */
+  readonly #buffer: Uint8Array
   readonly #view: DataView
+  readonly #packet: Uint8Array
   #state: State = initial
   #lastLiveState: State = initial
   #error: string | undefined
@@ -299,12 +304,13 @@ class Transfer {
   /** Blocks that `step` wants sent and that have not been: from `#sendIndex` up to, not including, `#sendEnd`. */
   #sendIndex = 0
   #sendEnd = 0
-  /** What was read ahead: `#chunkBytes` bytes of the file from `#chunkOffset`. */
-  #chunk: Uint8Array | undefined
+  /** What was read ahead: `#chunkBytes` bytes of the file from `#chunkOffset`, in the buffer from `#chunkAt`. */
+  readonly #chunkAt: number
   #chunkOffset = 0
   #chunkBytes = 0
   #reading = false
 
+  #timerSetMs: number
   #deadlineMs = Number.POSITIVE_INFINITY
   #timer: Timer | undefined
   #paceTimer: Timer | undefined
@@ -321,10 +327,13 @@ class Transfer {
     this.#startedMs = host.clock.nowMs()
     this.lastMovedMs = this.#startedMs
     this.#pacedAtMs = this.#startedMs
+    this.#timerSetMs = this.#startedMs
     this.#paceCreditBytes = 0
-    this.#packet = new Uint8Array(dataHeaderBytes + terms.blockBytes)
-    this.#view = new DataView(this.#packet.buffer)
-    this.#view.setUint16(0, 3)
+    this.#chunkAt = dataHeaderBytes + terms.blockBytes
+    this.#buffer = host.takeBuffer(this.#chunkAt + terms.blockBytes)
+    this.#view = new DataView(this.#buffer.buffer)
+    this.#view.setUint16(0, opcodeData)
+    this.#packet = this.#buffer.subarray(0, this.#chunkAt)
   }
 
   isUntouchedReadOf(name: string): boolean {
@@ -352,7 +361,7 @@ class Transfer {
   take(input: Input): void {
     if (this.#state.kind === 'done') return
     const { state, outputs } = step(this.#terms, this.#state, input)
-    if (input.kind === 'ack' && state !== this.#state) this.lastMovedMs = this.#host.clock.nowMs()
+    const moved = input.kind === 'ack' && state !== this.#state
     this.#state = state
     if (state.kind === 'done') {
       this.end(state.outcome, this.#error)
@@ -360,6 +369,7 @@ class Transfer {
     }
     this.#lastLiveState = state
     for (const output of outputs) this.#perform(output)
+    if (moved) this.lastMovedMs = this.#timerSetMs
   }
 
   end(outcome: TftpOutcome, detail: string | undefined): void {
@@ -373,7 +383,7 @@ class Transfer {
     this.#timer?.cancel()
     this.#paceTimer?.cancel()
     this.socket?.close()
-    this.#releaseChunk()
+    this.#releaseBuffer()
     this.#file.close?.()
     this.#host.ended(this, {
       kind: 'transferEnded',
@@ -397,7 +407,8 @@ class Transfer {
         this.#sendWhatIsReady()
         return
       case 'setTimer':
-        this.#deadlineMs = this.#host.clock.nowMs() + output.afterMs
+        this.#timerSetMs = this.#host.clock.nowMs()
+        this.#deadlineMs = this.#timerSetMs + output.afterMs
         if (this.#timer === undefined) this.#armTimer(output.afterMs)
         return
       case 'clearTimer':
@@ -440,11 +451,8 @@ class Transfer {
     // RFC 1350 figure 5-2:  2 bytes opcode | 2 bytes block | 0..blksize bytes
     this.#view.setUint16(2, (this.#sendIndex + 1) & 0xffff)
     const packetBytes = dataHeaderBytes + bytes
-    if (bytes > 0) {
-      assert(this.#chunk !== undefined, 'the block was read')
-      const at = offset - this.#chunkOffset
-      this.#packet.set(this.#chunk.subarray(at, at + bytes), dataHeaderBytes)
-    }
+    const at = this.#chunkAt + offset - this.#chunkOffset
+    if (bytes > 0) this.#buffer.copyWithin(dataHeaderBytes, at, at + bytes)
     const whole = packetBytes === this.#packet.byteLength
     this.socket?.send(whole ? this.#packet : this.#packet.subarray(0, packetBytes), this.from)
   }
@@ -452,13 +460,12 @@ class Transfer {
   /** True when the blocks from `offset` on are there now; otherwise sending goes on when they are. */
   #readAhead(offset: number): boolean {
     const { blockBytes, fileBytes } = this.#terms
-    const wholeBlocksBytes = Math.floor(readAheadBytes / blockBytes) * blockBytes
-    const bytes = Math.min(wholeBlocksBytes, fileBytes - offset)
-    this.#chunk ??= this.#host.takeBuffer()
+    const wholeBlocks = Math.floor((this.#buffer.byteLength - this.#chunkAt) / blockBytes)
+    const bytes = Math.min(wholeBlocks * blockBytes, fileBytes - offset)
     this.#chunkBytes = 0
     let pending: Promise<void> | undefined
     try {
-      pending = this.#file.read(offset, this.#chunk.subarray(0, bytes))
+      pending = this.#file.read(offset, this.#buffer.subarray(this.#chunkAt, this.#chunkAt + bytes))
     } catch (error) {
       this.#failRead(error)
       return false
@@ -476,7 +483,7 @@ class Transfer {
       () => {
         this.#reading = false
         if (this.#state.kind === 'done') {
-          this.#releaseChunk()
+          this.#releaseBuffer()
           return
         }
         arrived()
@@ -484,7 +491,7 @@ class Transfer {
       },
       (error: unknown) => {
         this.#reading = false
-        if (this.#state.kind === 'done') this.#releaseChunk()
+        if (this.#state.kind === 'done') this.#releaseBuffer()
         else this.#failRead(error)
       },
     )
@@ -516,11 +523,8 @@ class Transfer {
   }
 
   /** A buffer that a read is still filling comes back when the read is over. */
-  #releaseChunk(): void {
-    if (this.#reading || this.#chunk === undefined) return
-    this.#host.giveBuffer(this.#chunk)
-    this.#chunk = undefined
-    this.#chunkBytes = 0
+  #releaseBuffer(): void {
+    if (!this.#reading) this.#host.giveBuffer(this.#buffer)
   }
 
   #sendControl(packet: Packet): void {

@@ -51,6 +51,7 @@ export class Machine {
   readonly #qemu: Child
   readonly #poweredOnAtMs: number
   readonly #cleanUp: () => Promise<void>
+  #off: Promise<void> | undefined
 
   private constructor(mac: Mac, qemu: Child, cleanUp: () => Promise<void>) {
     this.mac = mac
@@ -118,10 +119,10 @@ export class Machine {
     this.#qemu.write(text)
   }
 
-  /** Pulls the plug. The network card is gone when it resolves. */
-  async powerOff(): Promise<void> {
-    await this.#qemu.stop('SIGKILL')
-    await this.#cleanUp()
+  /** Pulls the plug, once; the network card is gone when it resolves. */
+  powerOff(): Promise<void> {
+    this.#off ??= this.#qemu.stop('SIGKILL').then(this.#cleanUp)
+    return this.#off
   }
 }
 

@@ -58,12 +58,12 @@ export class LabNetwork {
       'link set lo up',
       `link add ${interfaceName} type bridge forward_delay 0 mcast_snooping 0`,
       `addr add ${serverAddress}/${prefixLength} brd + dev ${interfaceName}`,
-      `link set ${interfaceName} up addrgenmode none`,
+      `link set ${interfaceName} addrgenmode none up`,
       `addr add fe80::1/64 dev ${interfaceName} nodad`,
       'link add slipway0-wire type veth peer name slipway0-end',
-      `link set slipway0-wire master ${interfaceName} up`,
+      `link set slipway0-wire master ${interfaceName} addrgenmode none up`,
       // It is in the same namespace: with ARP it would answer for the server's address, and packets would come in by it.
-      'link set slipway0-end up arp off addrgenmode none',
+      'link set slipway0-end arp off addrgenmode none up',
     ]
     await this.run(['ip', '-batch', '-'], 'ip', `${commands.join('\n')}\n`)
   }
@@ -74,7 +74,7 @@ export class LabNetwork {
     await this.run(
       ['ip', '-batch', '-'],
       'ip',
-      `tuntap add dev ${name} mode tap\nlink set ${name} master ${lab.interfaceName} up addrgenmode none\n`,
+      `tuntap add dev ${name} mode tap\nlink set ${name} master ${lab.interfaceName} addrgenmode none up\n`,
     )
     return name
   }

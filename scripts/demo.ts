@@ -12,13 +12,15 @@ import { LabNetwork, lab } from '../lab/namespace.ts'
 import { SlipwayServer } from '../lab/slipway.ts'
 import { messageOf, OperationError } from '../src/base/errors.ts'
 import { formatBytes } from '../src/base/units.ts'
-import type { BootEvent } from '../src/journal/events.ts'
+import type { BootEvent, EventKind } from '../src/journal/events.ts'
+import { sentence } from '../src/journal/text.ts'
 
 const firmwares = {
   uefi: { firmware: 'uefi', words: 'UEFI (OVMF)' },
   bios: { firmware: 'bios-ipxe-rom', words: 'BIOS (SeaBIOS, iPXE ROM)' },
 } as const satisfies Record<string, { readonly firmware: Firmware; readonly words: string }>
 
+const usage = 'npm run demo [-- --firmware uefi|bios]'
 const bootWithinMs = 120_000
 const uuid = '5c1b0a7e-1234-4abc-8def-536c69707761'
 
@@ -26,27 +28,6 @@ const uuid = '5c1b0a7e-1234-4abc-8def-536c69707761'
 const undo: (() => Promise<unknown>)[] = []
 let cleaning: Promise<void> | undefined
 let interrupted = false
-
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-  process.once(signal, () => {
-    interrupted = true
-    console.error('\nStopped; cleaning up ...')
-    void cleanUp().finally(() => process.exit(130))
-  })
-}
-
-try {
-  await demo(chosenFirmware())
-} catch (error) {
-  // After Ctrl-C everything fails, because it is being taken away.
-  if (!interrupted) {
-    console.error(`\nslipway demo: ${messageOf(error)}`)
-    if (error instanceof OperationError && error.hint !== '') console.error(`  ${error.hint}`)
-    process.exitCode = 1
-  }
-} finally {
-  await cleanUp()
-}
 
 function chosenFirmware(): keyof typeof firmwares {
   const options = { firmware: { type: 'string', default: 'uefi' }, help: { type: 'boolean', short: 'h' } } as const
@@ -129,14 +110,16 @@ class Story {
       this.writtenBytes = event.writtenBytes
     }
     if (event.kind === 'iscsiLogin' && event.authentication === 'mutual') this.mutual = true
-    const words = describe(event)
-    if (words !== undefined) this.#tell(this.#machine.upMs(), words[0], words[1])
+    const who = speaker(event.kind)
+    if (who !== undefined) {
+      // A URL's query is for iPXE to fill in.
+      this.#tell(this.#machine.upMs(), who, `the machine ${sentence(event)}`.replace(/\?\S+/, ''))
+    }
   }
 
   #machineSays(atMs: number, text: string): void {
     if (/^iPXE [\d.]+/.test(text)) this.#enter('iPXE', atMs, text.split(' -- ')[0] ?? text)
-    else if (text.startsWith(machineSays.grub)) this.#enter('GRUB', atMs, text)
-    else if (text.startsWith('SLIPWAY-LAB kernel')) this.#enter('Linux', atMs, text.split(', ')[0] ?? text)
+    else if (text.startsWith(machineSays.grub)) this.#enter('GRUB and Linux', atMs, text)
     else if (/^SLIPWAY-LAB (ready|ibft target)/.test(text)) this.#tell(atMs, 'screen', text)
   }
 
@@ -153,30 +136,24 @@ class Story {
   }
 }
 
-/** Who speaks, and what; undefined for what is not worth a line. */
-function describe(event: BootEvent): [string, string] | undefined {
-  switch (event.kind) {
+/** Which server speaks; undefined for what is not worth a line here. */
+function speaker(kind: EventKind): string | undefined {
+  switch (kind) {
     case 'dhcpDiscover':
-      return ['DHCP', `${event.firmware} asks: ${event.plan}`]
     case 'dhcpAck':
-      return [
-        'DHCP',
-        `${event.leasedAddress ?? 'its address'} for it${event.file ? `, and the file ${event.file}` : ''}`,
-      ]
+      return 'DHCP'
     case 'tftpDone':
-      return ['TFTP', `sent ${event.file}, ${formatBytes(event.fileBytes)} in ${event.durationMs.toFixed(0)} ms`]
+      return 'TFTP'
     case 'scriptServed':
-      return ['HTTP', `sent its script (${event.script})`]
+      return 'HTTP'
     case 'iscsiLogin':
-      return ['iSCSI', `${event.stage} logged in to the machine's clone, CHAP: ${event.authentication}`]
     case 'iscsiLoginFailed':
-      return ['iSCSI', `login refused: ${event.reason}`]
     case 'firstRead':
-      return ['iSCSI', 'reads from its disk']
     case 'firstWrite':
-      return ['iSCSI', 'writes to its disk: into the clone, never into the golden image']
+    case 'diskFailed':
+      return 'iSCSI'
     case 'failed':
-      return ['failed', `${event.step}: ${event.reason}. ${event.hint}`]
+      return 'failed'
     default:
       return undefined
   }
@@ -192,7 +169,9 @@ async function summarise(golden: GoldenImage, story: Story, secondsToLinux: numb
   for (const [index, { name, fromMs }] of story.phases.entries()) {
     const untilMs = story.phases[index + 1]?.fromMs ?? secondsToLinux * 1000
     const seconds = (untilMs - fromMs) / 1000
-    console.log(`  ${name.padEnd(14)} ${seconds.toFixed(1).padStart(5)} s  ${'#'.repeat(Math.round(seconds * 4))}`)
+    console.log(
+      `  ${name.padEnd(14)} ${seconds.toFixed(1).padStart(5)} s  ${'#'.repeat(Math.min(50, Math.round(seconds * 4)))}`,
+    )
   }
   const who = story.mutual ? 'machine and disk proved themselves to each other (mutual CHAP)' : 'no proof was asked for'
   console.log(`
@@ -212,4 +191,23 @@ function cleanUp(): Promise<void> {
   return cleaning
 }
 
-const usage = 'npm run demo [-- --firmware uefi|bios]'
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+  process.once(signal, () => {
+    interrupted = true
+    console.error('\nStopped; cleaning up ...')
+    void cleanUp().finally(() => process.exit(130))
+  })
+}
+
+try {
+  await demo(chosenFirmware())
+} catch (error) {
+  // After Ctrl-C everything fails, because it is being taken away.
+  if (!interrupted) {
+    console.error(`\nslipway demo: ${messageOf(error)}`)
+    if (error instanceof OperationError && error.hint !== '') console.error(`  ${error.hint}`)
+    process.exitCode = 1
+  }
+} finally {
+  await cleanUp()
+}

@@ -66,6 +66,26 @@ test('a taken port is said to be taken', async () => {
   await tcp.close()
 })
 
+test('a listener that closes waits for no connection, and its port is free', async () => {
+  const echo = (connection: TcpConnection) => ({
+    onData: (chunk: Uint8Array) => connection.write(chunk),
+    onClose: () => {},
+  })
+  const listener = await systemTcp.listen({ address: '127.0.0.1', port: 0 }, echo)
+  const heard: string[] = []
+  const client = await systemTcp.connect(listener.local, () => ({
+    onData: (chunk) => heard.push(new TextDecoder().decode(chunk)),
+    onClose: () => {},
+  }))
+  await listener.close()
+  const next = await systemTcp.listen(listener.local, echo)
+  client.write(new TextEncoder().encode('still here'))
+  await until(() => heard.length > 0)
+  expect(heard).toEqual(['still here'])
+  client.destroy()
+  await next.close()
+})
+
 test('bytes written in many pieces to a slow reader arrive whole and in order, and each piece is released once', async () => {
   const pieces = Array.from({ length: 600 }, (_, i) => new Uint8Array((i * 977) % 60_000).fill(i % 251))
   let released = 0

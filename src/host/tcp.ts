@@ -56,7 +56,11 @@ export function listenOn(server: Server, binding: Endpoint): Promise<TcpListener
       server.on('error', () => {}) // accept() failing (no descriptors left) must not end the program
       resolve({
         local: { address: binding.address, port },
-        close: () => new Promise((closed) => server.close(() => closed())),
+        // Node lets go of the port at once and calls back only when the last connection has ended: that is not ours to
+        // wait for, a machine's session may stay open for ever.
+        close: async () => {
+          server.close()
+        },
       })
     })
   })

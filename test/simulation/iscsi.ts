@@ -25,6 +25,8 @@ export type WorldOptions = {
   readonly deviceServer?: DeviceServer
   readonly directory?: Partial<TargetDirectory>
   readonly random?: Random
+  /** Of the one target; default `targetName`. */
+  readonly name?: string
 }
 
 export type World = {
@@ -77,7 +79,7 @@ export async function createWorld(options: WorldOptions = {}): Promise<World> {
     hash: systemHash,
     directory: {
       resolve: (attempt) =>
-        attempt.targetName === targetName
+        attempt.targetName === (options.name ?? targetName)
           ? { kind: 'accept', authentication, deviceServer, alias: 'tiny' }
           : { kind: 'refuse', reason: 'notFound' },
       discover: () => ({ kind: 'accept', authentication }),

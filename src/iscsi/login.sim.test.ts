@@ -298,7 +298,7 @@ test('an answer that does not fit one PDU comes in several, and T with the last'
   const { say } = await talk(world)
   await say({ pairs: [...names, ['AuthMethod', 'None']], to: 1 })
   const unknown = Array.from(
-    { length: 100 },
+    { length: 120 },
     (_, i): KeyValue => [`X-${'k'.repeat(55)}${String(i).padStart(4, '0')}`, ''],
   )
   const text = encodeText(unknown)

@@ -139,6 +139,8 @@ function request({ pairs = [], from = 0, to, change, text }: Said): Uint8Array {
 
 async function talk(world: World, address = '10.0.1.9') {
   const client = await world.raw(address)
+  /** The last answer was not whole: this one begins in the middle of a pair. */
+  let continues = false
   return {
     client,
     say: async (said: Said) => {
@@ -152,7 +154,9 @@ async function talk(world: World, address = '10.0.1.9') {
       const pdu = decodeTargetPdu(header)
       if (pdu.kind !== 'loginResponse') throw new Error(`a ${pdu.kind} in a login`)
       const { status, transit, more, tsih } = pdu
-      return { status, transit, more, tsih, pairs: pdu.more ? [] : decodeText(dataOf(header)) }
+      const pairs = more || continues ? [] : decodeText(dataOf(header))
+      continues = more
+      return { status, transit, more, tsih, pairs }
     },
   }
 }

@@ -17,6 +17,8 @@ import { describeListen } from './udp.ts'
 const chunksPerCallMax = 128
 const iov = new Uint8Array(chunksPerCallMax * 16)
 const iovView = new DataView(iov.buffer)
+/** MSG_DONTWAIT | MSG_NOSIGNAL. */
+const sendNow = 0x40 | 0x4000
 const backlogConnections = 1024
 const empty = new Uint8Array(0)
 
@@ -175,15 +177,16 @@ class SystemTcpConnection implements TcpConnection {
     let index = 0
     while (index < chunks.length) {
       const count = Math.min(chunks.length - index, chunksPerCallMax)
-      let callBytes = 0
-      for (let i = 0; i < count; i++) {
+      const only = count === 1 ? chunks[index] : undefined
+      let callBytes = only?.byteLength ?? 0
+      for (let i = 0; i < count && only === undefined; i++) {
         const chunk = chunks[index + i] ?? empty
         iovView.setBigUint64(i * 16, native?.addressOf(chunk) ?? 0n, true)
         iovView.setUint32(i * 16 + 8, chunk.byteLength, true)
         callBytes += chunk.byteLength
       }
       // Errors (EAGAIN, ECONNRESET) are left to the stream: it waits, or reports them, as for any write.
-      const written = native?.writev(fd, iov, count) ?? -1
+      const written = (only ? native?.send(fd, only, callBytes, sendNow) : native?.writev(fd, iov, count)) ?? -1
       if (written < 0) return index
       let left = written
       for (let i = 0; i < count; i++) {

@@ -44,7 +44,8 @@ export const fileChunkBytes: number = 262_144
 export const chunksUnderWayMax: number = 2
 /** Answers that a pipelining client has not taken yet; above this its next request waits. */
 export const queuedBytesMax: number = 1_048_576
-/** Chunk buffers kept for the next big file. */
+/** Buffers kept, of either kind, for the next answers. */
 export const idleChunksMax: number = 16
 /** A body up to this size is joined with its head, and leaves with it in one piece. */
 export const joinedBodyBytesMax: number = 32_768
+export const answerBufferBytes: number = joinedBodyBytesMax + 4_096

@@ -10,6 +10,7 @@ import type { Endpoint } from '../ports/udp.ts'
 import { begin, type Input, mayKeep, type Output, type State, type Step, step } from './connection.ts'
 import { httpDate } from './date.ts'
 import {
+  answerBufferBytes,
   chunksUnderWayMax,
   defaultLimits,
   fileChunkBytes,
@@ -62,6 +63,7 @@ class Server implements HttpServer {
   readonly #connections = new Set<Connection>()
   readonly #perAddress = new Map<string, number>()
   readonly #freeChunks: Uint8Array[] = []
+  readonly #freeAnswerBuffers: Uint8Array[] = []
   #listener: TcpListener | undefined
   #closing: { readonly done: () => void } | undefined
   #dateSecond = -1
@@ -151,6 +153,14 @@ class Server implements HttpServer {
 
   takeChunk(): Uint8Array {
     return this.#freeChunks.pop() ?? new Uint8Array(fileChunkBytes)
+  }
+
+  takeAnswerBuffer(): Uint8Array {
+    return this.#freeAnswerBuffers.pop() ?? new Uint8Array(answerBufferBytes)
+  }
+
+  giveAnswerBuffer(buffer: Uint8Array): void {
+    if (this.#freeAnswerBuffers.length < idleChunksMax) this.#freeAnswerBuffers.push(buffer)
   }
 
   giveChunk(chunk: Uint8Array): void {
@@ -390,18 +400,21 @@ class Connection implements TcpHandler {
     }
     const userAgent = raw.headers.get('user-agent')
     this.#exchange = { method: raw.method, path, userAgent, startedMs, plan, sentBytes: 0 }
-    const head = utf8.encode(plan.head)
-    if (body.kind === 'bytes') this.#sendBytes(head, body.bytes.subarray(plan.range.offset, rangeEnd(plan)))
-    else this.#sendFile(head, body.file, plan)
+    if (body.kind === 'bytes') this.#sendBytes(body.bytes, plan)
+    else this.#sendFile(body.file, plan)
   }
 
-  #sendBytes(head: Uint8Array, body: Uint8Array): void {
-    if (body.byteLength <= joinedBodyBytesMax) {
-      this.#sendJoined(join(head, body), body.byteLength)
+  #sendBytes(all: Uint8Array, plan: Plan): void {
+    const { offset, bytes } = plan.range
+    const body = bytes === all.byteLength ? all : all.subarray(offset, offset + bytes)
+    if (bytes <= joinedBodyBytesMax) {
+      const joined = this.#joinedFor(plan)
+      joined.bytes.set(body, plan.head.length)
+      this.#sendJoined(joined, bytes)
       return
     }
     // In pieces, so that a slow client is seen to take them.
-    this.#tcp.write(head)
+    this.#tcp.write(utf8.encode(plan.head))
     for (let at = 0; at < body.byteLength; at += fileChunkBytes) {
       const piece = body.subarray(at, at + fileChunkBytes)
       const isAll = at + fileChunkBytes >= body.byteLength
@@ -410,12 +423,26 @@ class Connection implements TcpHandler {
   }
 
   /** Head and body in one; the next request waits for it only when the client is behind already. */
-  #sendJoined(whole: Uint8Array, bodyBytes: number): void {
-    if (this.#tcp.queuedBytes > queuedBytesMax) this.#tcp.write(whole, () => this.#taken(bodyBytes, true))
-    else {
-      this.#tcp.write(whole)
-      this.#taken(bodyBytes, true)
-    }
+  #sendJoined({ bytes, pooled }: Joined, bodyBytes: number): void {
+    const isBehind = this.#tcp.queuedBytes > queuedBytesMax
+    this.#tcp.write(bytes, () => {
+      if (pooled !== undefined) this.#server.giveAnswerBuffer(pooled)
+      if (isBehind) this.#taken(bodyBytes, true)
+    })
+    if (!isBehind) this.#taken(bodyBytes, true)
+  }
+
+  /**
+   * Room for head and body, the head written. From the pool only while nothing is queued: a client that takes nothing
+   * must not make us hold a whole buffer for each small answer.
+   */
+  #joinedFor({ head, range }: Plan): Joined {
+    const size = head.length + range.bytes // a head is ASCII
+    const pooled =
+      this.#tcp.queuedBytes === 0 && size <= answerBufferBytes ? this.#server.takeAnswerBuffer() : undefined
+    const bytes = pooled === undefined ? new Uint8Array(size) : pooled.subarray(0, size)
+    utf8.encodeInto(head, bytes)
+    return { bytes, pooled }
   }
 
   #taken(bytes: number, isAll: boolean): void {
@@ -425,27 +452,26 @@ class Connection implements TcpHandler {
     else this.take({ kind: 'progressed' })
   }
 
-  #sendFile(head: Uint8Array, file: HttpFile, plan: Plan): void {
+  #sendFile(file: HttpFile, plan: Plan): void {
     const { offset, bytes } = plan.range
     if (bytes <= joinedBodyBytesMax) {
-      const whole = new Uint8Array(head.byteLength + bytes)
-      whole.set(head)
+      const joined = this.#joinedFor(plan)
       let pending: Promise<void> | undefined
       try {
-        pending = bytes === 0 ? undefined : file.read(offset, whole.subarray(head.byteLength))
+        pending = bytes === 0 ? undefined : file.read(offset, joined.bytes.subarray(plan.head.length))
       } catch (error) {
         this.#fileFailed(file, error)
         return
       }
       const send = (): void => {
         file.close?.()
-        if (this.#state.kind === 'answering') this.#sendJoined(whole, bytes)
+        if (this.#state.kind === 'answering') this.#sendJoined(joined, bytes)
       }
       if (pending === undefined) send()
       else pending.then(send, (error: unknown) => this.#fileFailed(file, error))
       return
     }
-    this.#tcp.write(head)
+    this.#tcp.write(utf8.encode(plan.head))
     this.#sender = new FileSender({
       file,
       from: offset,
@@ -511,6 +537,9 @@ class Connection implements TcpHandler {
     })
   }
 }
+
+/** A head and its body in one piece; `pooled` goes back when the network has taken it. */
+type Joined = { readonly bytes: Uint8Array; readonly pooled: Uint8Array | undefined }
 
 type About = { readonly path: string; readonly startedMs: number }
 
@@ -629,16 +658,4 @@ function bodyOf({ body }: HttpAnswer): SendableBody {
 
 function closeBody(body: HttpBody | undefined): void {
   if (body?.kind === 'file') body.file.close?.()
-}
-
-function rangeEnd({ range }: Plan): number {
-  return range.offset + range.bytes
-}
-
-function join(head: Uint8Array, body: Uint8Array): Uint8Array {
-  if (body.byteLength === 0) return head
-  const whole = new Uint8Array(head.byteLength + body.byteLength)
-  whole.set(head)
-  whole.set(body, head.byteLength)
-  return whole
 }

@@ -27,6 +27,8 @@ export class Screen {
   readonly #waiters = new Set<Waiter>()
   #held = ''
   #line = ''
+  /** Where the cursor was placed last, from 1; undefined once something was printed there. */
+  #column: number | undefined
   #text = ''
   /** `waitFor` looks at what follows the last match. */
   #searchFrom = 0
@@ -57,7 +59,7 @@ export class Screen {
     for (const sequence of text.matchAll(controlSequence)) {
       this.#append(text.slice(shownTo, sequence.index), atMs)
       shownTo = sequence.index + sequence[0].length
-      if (this.#startsLine(sequence[1] ?? '', sequence[2] ?? '')) this.#append('\n', atMs)
+      if (sequence[2] === 'H' || sequence[2] === 'f') this.#column = Number(sequence[1]?.split(';')[1] || '1')
     }
     this.#append(text.slice(shownTo), atMs)
     for (const waiter of this.#waiters) this.#check(waiter, atMs)
@@ -115,15 +117,12 @@ export class Screen {
     )
   }
 
-  /** Firmware may place the cursor before each word: a new line is where the cursor does not go on behind the text. */
-  #startsLine(parameters: string, final: string): boolean {
-    if (final !== 'H' && final !== 'f') return false
-    const column = Number(parameters.split(';')[1] ?? '1')
-    return column - 1 !== this.#line.length
-  }
-
   #append(shown: string, atMs: number): void {
-    const text = shown.replaceAll(/[\r\0]/g, '')
+    let text = shown.replaceAll(/[\r\0]/g, '')
+    if (text === '') return
+    // Firmware places the cursor before words, in words, and twice: only where the next text does not go on, it starts a line.
+    if (this.#column !== undefined && this.#column - 1 !== this.#line.length) text = `\n${text}`
+    this.#column = undefined
     this.#text += text
     if (this.#text.length > textLimitCharacters) {
       throw new OperationError('screenFull', 'The machine prints without end.', 'Look at its first lines.')

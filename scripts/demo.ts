@@ -119,7 +119,7 @@ class Story {
 
   #machineSays(atMs: number, text: string): void {
     if (/^iPXE [\d.]+/.test(text)) this.#enter('iPXE', atMs, text.split(' -- ')[0] ?? text)
-    else if (text.startsWith(machineSays.grub)) this.#enter('GRUB and Linux', atMs, text)
+    else if (text.startsWith('Welcome to GRUB')) this.#enter('GRUB and Linux', atMs, text)
     else if (/^SLIPWAY-LAB (ready|ibft target)/.test(text)) this.#tell(atMs, 'screen', text)
   }
 

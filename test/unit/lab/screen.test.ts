@@ -6,12 +6,12 @@ const feed = (screen: Screen, text: string, atMs = 0): void => screen.feed(new T
 
 /** SeaBIOS's serial console: clear, colours, the cursor placed before each run of characters. */
 const decorated =
-  '\x1bc\x1b[?7l\x1b[2J\x1b[0mSeaBIOS\r\n\x1b[0;30;47mGRUB\x1b[0m on the go\x1b[3;15Hlden image\x1b[4;1Hboot\r\n'
+  '\x1bc\x1b[?7l\x1b[2J\x1b[0mSeaBIOS\r\n\x1b[0;30;47mW\r\x1b[04;02Helcome to GR\x1b[04;13H\x1b[04;14HUB\x1b[4;1Hboot\r\n'
 
 test('control sequences are taken out, and a placed cursor starts a line only when it does not go on', () => {
   const screen = new Screen()
   feed(screen, decorated)
-  expect(screen.lines.map((line) => line.text)).toEqual(['SeaBIOS', 'GRUB on the golden image', 'boot'])
+  expect(screen.lines.map((line) => line.text)).toEqual(['SeaBIOS', 'Welcome to GRUB', 'boot'])
 })
 
 test('the text is the same whether it comes whole or byte by byte', () => {

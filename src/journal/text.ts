@@ -20,7 +20,8 @@ export function humanLine(event: BootEvent): string {
 export function sentence(event: Happening): string {
   switch (event.kind) {
     case 'dhcpDiscover':
-      return `asks for an address: ${event.firmware}; ${event.plan}`
+      // A plan's reason mostly begins with who gets it.
+      return `asks for an address: ${event.plan.startsWith(event.firmware) ? event.plan : `${event.firmware}; ${event.plan}`}`
     case 'dhcpOffer':
       return `is offered ${offer(event.offeredAddress, event.file)}`
     case 'dhcpAck':

@@ -37,8 +37,8 @@ export interface TaskOwner {
   currentNumbers(): Numbers
   send(pdu: TargetPdu, data: Uint8Array): void
   push(region: Region): void
-  /** Everything for this command has been pushed. */
-  answered(): void
+  /** Everything for this command has been pushed; `dataInBytes` of it are the initiator's data. */
+  answered(dataInBytes: number): void
 }
 
 /** One R2T that the initiator has not answered whole. */
@@ -156,7 +156,7 @@ export class ScsiTask implements Task {
     endDataIn(view, last.start, 0, residual)
     setNumbers(view, last.start, this.#owner.nextNumbers())
     this.#pushAll()
-    this.#owner.answered()
+    this.#owner.answered(this.#dataInBytes)
   }
 
   fail(status: ScsiStatus, sense: Uint8Array, bytesWanted?: number): void {
@@ -277,7 +277,7 @@ export class ScsiTask implements Task {
       data.set(sense, 2)
     }
     owner.send(pdu, data)
-    owner.answered()
+    owner.answered(this.#dataInBytes)
   }
 }
 

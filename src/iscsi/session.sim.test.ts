@@ -55,6 +55,10 @@ test.each(ways)('what was written %s is read back, with and without digests', as
       expect(read).toMatchObject({ status: 0, residual: { kind: 'none' } })
       expect(Buffer.compare(read.data, bytes)).toBe(0)
     }
+    await world.wait(session.logout())
+    await world.wait(session.closed)
+    const movedBytes = (1 + 3 + 64 + 300) * 512
+    expect(world.events.at(-1)).toMatchObject({ readBytes: movedBytes, writtenBytes: movedBytes })
   }
 })
 

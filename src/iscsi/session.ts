@@ -658,7 +658,8 @@ export class Session implements FrameTaker, TaskOwner {
     this.#host.outbox.push(region)
   }
 
-  answered(): void {
+  answered(dataInBytes: number): void {
+    this.readBytes += dataInBytes
     this.#host.flushSoon()
   }
 

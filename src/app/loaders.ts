@@ -4,6 +4,8 @@
  *
  * Each is looked into, so that what it can do is known and not guessed. For an iPXE that U-Boot would never wake there is a
  * second entry, `uboot-NAME`: the copy that README.iscsi's nap.h is about, made without a compiler.
+ *
+ * What was added with `slipway loaders add` lies in the state directory and wins over everything else.
  */
 import { messageOf, OperationError } from '../base/errors.ts'
 import { inOrder, type Loader, loaderFrom } from '../boot/loaders.ts'
@@ -11,43 +13,76 @@ import { isDiskError, sourceOfBytes } from '../disk/source.ts'
 import { type ListedFile, listFiles } from '../host/directory.ts'
 import { openFile } from '../host/file.ts'
 import type { Log } from '../ports/log.ts'
-import { identifyLoader } from '../trust/loaders/identify.ts'
+import { identifyLoader, type KnownRoot, type Loader as SeenLoader } from '../trust/loaders/identify.ts'
 import { withoutSleep } from '../trust/loaders/patch.ts'
 
+export type { SeenLoader }
+
 /** What firmware loads over a network: PXE programs, EFI programs, SYSLINUX modules, boot scripts of U-Boot. */
-const loaderName = /\.(kpxe|kkpxe|pxe|efi|0|c32|uimg)$/
+export const loaderName: RegExp = /\.(kpxe|kkpxe|pxe|efi|0|c32|uimg)$/
 /** The largest in use, an ipxe.efi with every driver and font, is 2 MB; UKIs go by HTTP from elsewhere. */
-const loaderBytesMax = 16 * 1024 * 1024
+export const loaderBytesMax: number = 16 * 1024 * 1024
 const loadersMax = 200
+/** The folder of the state directory that `slipway loaders add` fills. */
+export const addedLoadersFolder = 'loaders'
+
+/** One file of the catalogue, and what is in it. */
+export type CatalogueEntry = {
+  readonly name: string
+  readonly directory: string
+  /** It is no file: it was made from this one, which lies there. */
+  readonly madeFrom: string | undefined
+  /** Undefined: nothing known is in it, such as a module or a menu. */
+  readonly seen: SeenLoader | undefined
+}
 
 export interface LoaderCatalogue {
   /** Those that a firmware can be handed, best first. */
   readonly known: readonly Loader[]
   /** Everything that may be fetched by name, known or not. */
+  readonly entries: readonly CatalogueEntry[]
   find(name: string): Uint8Array | undefined
 }
 
-/** Directories named first win where a name stands in two. One that is not there is a warning, not an end. */
-export async function readLoaders(directories: readonly string[], log: Log): Promise<LoaderCatalogue> {
+/**
+ * Directories named first win: where a name stands in two, and where two loaders would do. One that is not there is a
+ * warning, not an end. `roots`: whose fingerprints are looked for, beside the public ones.
+ */
+export async function readLoaders(
+  directories: readonly string[],
+  log: Log,
+  roots: readonly KnownRoot[] = [],
+): Promise<LoaderCatalogue> {
   const files = new Map<string, Uint8Array>()
+  const entries: CatalogueEntry[] = []
   const known: Loader[] = []
   for (const directory of directories) {
+    const knownHere: Loader[] = []
     for (const file of await listOrWarn(directory, log)) {
       if (!loaderName.test(file.name) || file.sizeBytes > loaderBytesMax) continue
       if (files.has(file.name) || files.size >= loadersMax) continue
       const bytes = await readOrWarn(file, log)
       if (bytes === undefined) continue
       files.set(file.name, bytes)
-      const loader = await recognise(file.name, bytes)
+      const seen = await recognise(bytes, roots)
+      entries.push({ name: file.name, directory, madeFrom: undefined, seen })
+      const loader = seen && loaderFrom(file.name, seen)
       if (loader === undefined) continue
-      known.push(loader)
+      knownHere.push(loader)
       const awake = await forUboot(loader, bytes, log)
       if (awake === undefined) continue
       files.set(awake.loader.file, awake.bytes)
-      known.push(awake.loader)
+      entries.push({
+        name: awake.loader.file,
+        directory,
+        madeFrom: file.name,
+        seen: await recognise(awake.bytes, roots),
+      })
+      knownHere.push(awake.loader)
     }
+    known.push(...inOrder(knownHere))
   }
-  return { known: inOrder(known), find: (name) => files.get(name) }
+  return { known, entries, find: (name) => files.get(name) }
 }
 
 async function listOrWarn(directory: string, log: Log): Promise<readonly ListedFile[]> {
@@ -73,9 +108,9 @@ async function readOrWarn({ path, sizeBytes }: ListedFile, log: Log): Promise<Ui
   }
 }
 
-async function recognise(name: string, bytes: Uint8Array): Promise<Loader | undefined> {
+async function recognise(bytes: Uint8Array, roots: readonly KnownRoot[]): Promise<SeenLoader | undefined> {
   try {
-    return loaderFrom(name, await identifyLoader(sourceOfBytes(bytes)))
+    return await identifyLoader(sourceOfBytes(bytes), roots)
   } catch (error) {
     // Modules, menus, discs: a folder of loaders has other things in it, and they may be fetched all the same.
     if (error instanceof OperationError || isDiskError(error)) return undefined

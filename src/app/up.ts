@@ -10,6 +10,7 @@ import { namingAuthorityDefault } from '../fleet/names.ts'
 import type { FleetStore } from '../fleet/store.ts'
 import { linkAddressOf } from '../host/arp.ts'
 import { systemClock } from '../host/clock.ts'
+import { makeDirectory } from '../host/directory.ts'
 import { openFile } from '../host/file.ts'
 import { openFleetStore } from '../host/fleet-store.ts'
 import { systemHash } from '../host/hash.ts'
@@ -34,7 +35,7 @@ import { DiskDesk } from './disk-desk.ts'
 import { EventStream } from './event-stream.ts'
 import { goldenImageName, openGolden } from './golden.ts'
 import { startHttps } from './https.ts'
-import { readLoaders } from './loaders.ts'
+import { addedLoadersFolder, readLoaders } from './loaders.ts'
 import { Roster } from './roster.ts'
 import { fromDhcp, fromHttp, fromIscsi, fromTftp, type Said } from './translate.ts'
 
@@ -82,7 +83,9 @@ async function start(
   undo.push(() => state.close())
   const golden = await openGolden(config.imagePath)
   undo.push(() => golden.device.close())
-  const loaders = await readLoaders(config.loadersDirectories, log)
+  const addedLoaders = state.file(addedLoadersFolder)
+  await makeDirectory(addedLoaders)
+  const loaders = await readLoaders([addedLoaders, ...config.loadersDirectories], log)
   const store = openFleetStore(state.file('fleet.db'))
   undo.push(() => store.close())
 

@@ -2,8 +2,10 @@
 import { Command, CommanderError } from 'commander'
 import { version } from '../app/version.ts'
 import { addAdmissionCommands } from './admission.ts'
+import { addCaCommands } from './ca.ts'
 import { addDoctorCommand } from './doctor.ts'
 import { exitCode, reportFailure } from './exit.ts'
+import { addLoadersCommands } from './loaders.ts'
 import { addTargetCommand } from './target.ts'
 import { addUpCommand } from './up.ts'
 
@@ -31,7 +33,12 @@ addUpCommand(program)
 addTargetCommand(program)
 addAdmissionCommands(program)
 addDoctorCommand(program)
-for (const command of program.commands) command.exitOverride()
+addCaCommands(program)
+addLoadersCommands(program)
+for (const command of program.commands) {
+  command.exitOverride()
+  for (const below of command.commands) below.exitOverride()
+}
 
 try {
   await program.parseAsync(process.argv)

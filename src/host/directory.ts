@@ -1,4 +1,4 @@
-import { mkdir, readdir, stat } from 'node:fs/promises'
+import { mkdir, readdir, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 
 export type ListedFile = { readonly name: string; readonly path: string; readonly sizeBytes: number }
@@ -17,4 +17,9 @@ export async function listFiles(directory: string): Promise<ListedFile[]> {
 /** With everything above it, readable by its owner only. @throws what Node throws: EACCES, ENOSPC */
 export async function makeDirectory(path: string): Promise<void> {
   await mkdir(path, { recursive: true, mode: 0o700 })
+}
+
+/** @throws what Node throws: ENOENT, EACCES */
+export async function removeFile(path: string): Promise<void> {
+  await rm(path)
 }

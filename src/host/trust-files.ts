@@ -1,9 +1,10 @@
 import { mkdirSync } from 'node:fs'
-import { open, readFile, rename } from 'node:fs/promises'
+import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Secret } from '../base/secret.ts'
 import type { TrustFiles } from '../trust/site.ts'
 import { codeOf, describeOpen } from './file.ts'
+import { writeWholeFile } from './whole-file.ts'
 
 /** The certificates and keys of a site, in a folder that only its owner may enter. */
 export function createTrustFiles(directory: string): TrustFiles {
@@ -19,25 +20,8 @@ export function createTrustFiles(directory: string): TrustFiles {
     },
     write: async (name, text) => {
       mkdirSync(directory, { recursive: true, mode: 0o700 })
-      const path = join(directory, name)
       const isSecret = text instanceof Secret
-      const draft = `${path}.new`
-      try {
-        const file = await open(draft, 'w', isSecret ? 0o600 : 0o644)
-        try {
-          // The mode above counts only where the draft was not left behind by a crash.
-          await file.chmod(isSecret ? 0o600 : 0o644)
-          await file.writeFile(isSecret ? text.reveal() : text)
-          await file.sync()
-        } finally {
-          await file.close()
-        }
-        await rename(draft, path)
-        const folder = await open(directory, 'r')
-        await folder.sync().finally(() => folder.close())
-      } catch (error) {
-        throw describeOpen(path, error)
-      }
+      await writeWholeFile(join(directory, name), isSecret ? text.reveal() : text, isSecret ? 0o600 : 0o644)
     },
   }
 }

@@ -56,12 +56,8 @@ const leafKinds: ReadonlyArray<readonly [file: string, kind: KeyKind]> = [
  */
 export async function openSiteTrust(terms: SiteTerms, files: TrustFiles, ports: TrustPorts): Promise<SiteTrust> {
   const made: string[] = []
-  let authority = await readAuthority(terms.nowMs, files, ports)
-  if (authority === undefined) {
-    authority = await createAuthority({ name: terms.authorityName, nowMs: terms.nowMs }, ports)
-    await writeAuthority(authority, files)
-    made.push(`ca: ${authority.certificate.subject}`)
-  }
+  const { authority, isNew } = await openSiteAuthority(terms, files, ports)
+  if (isNew) made.push(`ca: ${authority.certificate.subject}`)
   const servers: Identity[] = []
   for (const [file, keyKind] of leafKinds) {
     const wanted = { issuer: authority.certificate, names: terms.names, nowMs: terms.nowMs }
@@ -78,6 +74,19 @@ export async function openSiteTrust(terms: SiteTerms, files: TrustFiles, ports: 
     made.push(`${file}: ${reason}`)
   }
   return { authority, servers, made }
+}
+
+/** The authority alone, made if there is none. @throws {OperationError} those of importAuthority; authorityKeyMissing */
+export async function openSiteAuthority(
+  terms: Pick<SiteTerms, 'authorityName' | 'nowMs'>,
+  files: TrustFiles,
+  ports: TrustPorts,
+): Promise<{ readonly authority: Identity; readonly isNew: boolean }> {
+  const known = await readAuthority(terms.nowMs, files, ports)
+  if (known !== undefined) return { authority: known, isNew: false }
+  const authority = await createAuthority({ name: terms.authorityName, nowMs: terms.nowMs }, ports)
+  await writeAuthority(authority, files)
+  return { authority, isNew: true }
 }
 
 /** As `host/tls.ts` takes it. */

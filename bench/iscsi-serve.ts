@@ -1,5 +1,5 @@
 /**
- * Our iSCSI target by itself, for benches and for trying things: `node bench/iscsi-serve.ts ADDRESS PORT FILE|memory:SIZE`.
+ * Our iSCSI target by itself, for benches and for trying things: `node bench/iscsi-serve.ts ADDRESS PORT FILE|memory:SIZE|clone:GOLDEN:CLONE`.
  * One target, no CHAP, every initiator is welcome.
  */
 import { Secret } from '../src/base/secret.ts'
@@ -14,12 +14,17 @@ import { systemTcp } from '../src/host/tcp.ts'
 import type { Authentication } from '../src/iscsi/policy.ts'
 import { createIscsiTarget } from '../src/iscsi/server.ts'
 import { createDeviceServer } from '../src/scsi/device-server.ts'
+import { openFreshClone } from './clone-device.ts'
 
 const [address = '127.0.0.1', port = '3260', what = 'memory:64M', user, secret] = process.argv.slice(2)
 const targetName = 'iqn.2026-01.slipway.bench:disk'
-const device = what.startsWith('memory:')
-  ? createMemoryDevice(parseBytes(what.slice('memory:'.length)) ?? 0)
-  : await openRawDevice(await openFile(what, 'readWrite'))
+const [kind, ...rest] = what.split(':')
+const device =
+  kind === 'memory'
+    ? createMemoryDevice(parseBytes(rest[0] ?? '') ?? 0)
+    : kind === 'clone'
+      ? await openFreshClone(rest[0] ?? '', rest[1] ?? '')
+      : await openRawDevice(await openFile(what, 'readWrite'))
 const deviceServer = createDeviceServer({
   targetName,
   disks: [{ device, serialNumber: 'BENCH1' }],

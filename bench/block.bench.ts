@@ -1,0 +1,199 @@
+/**
+ * What does a clone cost? A machine's private copy of a golden image over iSCSI beside the raw file itself, beside tgt
+ * on a raw copy, and beside qemu-nbd on the same clone. `qemu-img bench` is the client for iSCSI, nbd-load.ts for NBD, on a
+ * core of its own.
+ */
+import { execFileSync } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { closeSync, copyFileSync, mkdtempSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { createClone } from '../src/block/qcow2/create.ts'
+import { openFile } from '../src/host/file.ts'
+import {
+  type Contender,
+  type Question,
+  type RunningProcess,
+  type Started,
+  serverAddress,
+  startProcess,
+  unlessInstalled,
+} from './frame.ts'
+import { runNbd } from './nbd-load.ts'
+
+const goldenBytes = 384 * 1024 * 1024
+
+type Load = {
+  readonly write: boolean
+  readonly bytes: number
+  readonly count: number
+  /** From one request to the next, around the disk: a stride that meets every block once stands for chance. */
+  readonly strideBytes: number
+}
+
+const inFlight = 32
+const randomRead: Load = { write: false, bytes: 4096, count: 250_000, strideBytes: 4096 * 35_003 }
+/** Every block of the disk once, but for a few: no write finds one that is there already. */
+const firstWrite: Load = { write: true, bytes: 4096, count: 98_000, strideBytes: 4096 * 35_003 }
+const sequentialRead: Load = { write: false, bytes: 262_144, count: 12_000, strideBytes: 262_144 }
+const qemuBenchLimitMs = 120_000
+
+/** Operations a second. */
+function runIscsi(load: Load, url: string): number {
+  const shape = [
+    '-c',
+    String(load.count),
+    '-s',
+    String(load.bytes),
+    '-S',
+    String(load.strideBytes),
+    '-d',
+    String(inFlight),
+  ]
+  const args = ['bench', '-f', 'raw', '-t', 'none', ...shape, ...(load.write ? ['-w'] : []), url]
+  const said = execFileSync('qemu-img', args, { encoding: 'utf8', timeout: qemuBenchLimitMs })
+  const seconds = /completed in ([0-9.]+) seconds/.exec(said)?.[1]
+  if (seconds === undefined) throw new Error(`qemu-img bench said: ${said}`)
+  return load.count / Number(seconds)
+}
+
+/** Bytes that do not compress, in the page cache. */
+function makeGolden(folder: string): string {
+  const path = join(folder, 'golden.img')
+  const file = openSync(path, 'w')
+  const piece = randomBytes(16 * 1024 * 1024)
+  for (let at = 0; at < goldenBytes; at += piece.byteLength) writeSync(file, piece, 0, piece.byteLength, at)
+  closeSync(file)
+  readFileSync(path)
+  return path
+}
+
+type Served = { readonly server: RunningProcess; readonly run: () => number | Promise<number> }
+
+/** Each measure has a server of its own: what was written is not fresh any more. */
+function contender(
+  name: string,
+  debianPackage: string | undefined,
+  file: string,
+  serve: (golden: string, folder: string) => Promise<Served>,
+): Contender {
+  const missing = debianPackage === undefined ? undefined : unlessInstalled(debianPackage, file)
+  const start = async (): Promise<Started> => {
+    const folder = mkdtempSync(join(tmpdir(), 'slipway-bench-'))
+    const golden = makeGolden(folder)
+    return {
+      measure: async () => {
+        const { server, run } = await serve(golden, folder)
+        try {
+          return await run()
+        } finally {
+          await server.stop()
+        }
+      },
+      stop: async () => rmSync(folder, { recursive: true }),
+    }
+  }
+  return { name, start, ...(missing && { missing }) }
+}
+
+let port = 13_260
+
+async function serveSlipway(what: string, load: Load): Promise<Served> {
+  const ourPort = port++
+  const server = await startProcess({
+    command: process.execPath,
+    args: [join(import.meta.dirname, 'iscsi-serve.ts'), serverAddress, String(ourPort), what],
+    ready: /ready/,
+  })
+  return { server, run: () => runIscsi(load, `iscsi://${serverAddress}:${ourPort}/iqn.2026-01.slipway.bench:disk/0`) }
+}
+
+function slipwayClone(load: Load): Contender {
+  return contender('slipway, clone', undefined, '', (golden, folder) =>
+    serveSlipway(`clone:${golden}:${join(folder, 'clone.qcow2')}`, load),
+  )
+}
+
+function slipwayRaw(load: Load): Contender {
+  return contender('slipway, raw file', undefined, '', (golden, folder) => {
+    const copy = join(folder, 'raw.img')
+    copyFileSync(golden, copy)
+    return serveSlipway(copy, load)
+  })
+}
+
+function tgtRaw(load: Load): Contender {
+  return contender('tgt, raw file', 'tgt', '/usr/sbin/tgtd', async (golden, folder) => {
+    const copy = join(folder, 'raw.img')
+    copyFileSync(golden, copy)
+    const ourPort = port++
+    const environment = { TGT_IPC_SOCKET: join(folder, `tgt-${ourPort}`) }
+    const server = await startProcess({
+      command: 'tgtd',
+      args: ['-f', '--iscsi', `portal=${serverAddress}:${ourPort}`],
+      environment,
+      ready: () => isListening(ourPort),
+    })
+    const admin = (...words: string[]): void => {
+      execFileSync('tgtadm', ['--lld', 'iscsi', ...words], { env: { ...process.env, ...environment } })
+    }
+    const target = 'iqn.2026-01.slipway.bench:tgt'
+    admin('--mode', 'target', '--op', 'new', '--tid', '1', '-T', target)
+    admin('--mode', 'logicalunit', '--op', 'new', '--tid', '1', '--lun', '1', '-b', copy)
+    admin('--mode', 'target', '--op', 'bind', '--tid', '1', '-I', 'ALL')
+    return { server, run: () => runIscsi(load, `iscsi://${serverAddress}:${ourPort}/${target}/1`) }
+  })
+}
+
+function qemuNbdClone(load: Load): Contender {
+  return contender('qemu-nbd, clone', 'qemu-utils', '/usr/bin/qemu-nbd', async (golden, folder) => {
+    const clone = join(folder, 'clone.qcow2')
+    const file = await openFile(clone, 'createOrTruncate')
+    await createClone(file, { sizeBytes: goldenBytes, backing: { name: golden, format: 'raw' } })
+    await file.close()
+    const ourPort = port++
+    const server = await startProcess({
+      command: 'qemu-nbd',
+      args: ['-t', '-e', '4', '-b', serverAddress, '-p', String(ourPort), '-f', 'qcow2', '--cache=writeback', clone],
+      ready: () => isListening(ourPort),
+    })
+    return { server, run: () => runNbd({ ...load, address: serverAddress, port: ourPort, inFlight }) }
+  })
+}
+
+/** Asked of the kernel: a connection would count as the server's first client. */
+function isListening(portNumber: number): boolean {
+  const hex = portNumber.toString(16).toUpperCase().padStart(4, '0')
+  return readFileSync('/proc/net/tcp', 'utf8').includes(`:${hex} 00000000:0000 0A`)
+}
+
+const unit = 'operations/s'
+const better = 'higher'
+
+export const questions: readonly Question[] = [
+  {
+    ...{ name: '4 KiB random read of a fresh clone over iSCSI, 32 in flight', unit, better, goal: 0.9 },
+    ours: slipwayClone(randomRead),
+    peers: [slipwayRaw(randomRead)],
+  },
+  {
+    ...{ name: '4 KiB first write to a fresh clone over iSCSI, 32 in flight', unit, better, goal: 0.7 },
+    ours: slipwayClone(firstWrite),
+    peers: [tgtRaw(firstWrite)],
+  },
+  {
+    ...{ name: '256 KiB sequential read of a fresh clone over iSCSI, 32 in flight', unit, better, goal: 1.2 },
+    ours: slipwayClone(sequentialRead),
+    peers: [tgtRaw(sequentialRead)],
+  },
+  {
+    ...{ name: '4 KiB random read of a fresh clone, 32 in flight, beside NBD', unit, better, goal: 1 },
+    ours: slipwayClone(randomRead),
+    peers: [qemuNbdClone(randomRead)],
+  },
+  {
+    ...{ name: '4 KiB first write to a fresh clone, 32 in flight, beside NBD', unit, better, goal: 1 },
+    ours: slipwayClone(firstWrite),
+    peers: [qemuNbdClone(firstWrite)],
+  },
+]

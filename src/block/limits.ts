@@ -52,7 +52,7 @@ export const checkedClustersMax: number = 2 ** 30
 export const describedFaultsMax: number = 100
 
 /** The cache keeps and drops memory in steps of this, or of a quarter of itself if that is less. */
-export const cacheSegmentBytesMax: number = 1024 * 1024
+export const cacheSegmentBytesMax: number = 8 * 1024 * 1024
 
 /** What the cache counts for knowing where 1 MiB of an image is. */
 export const cacheLeafBytes: number = 1280

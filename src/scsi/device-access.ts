@@ -33,6 +33,7 @@ export function senseOf(error: unknown, writing: boolean): Condition | undefined
     case 'readOnly':
       return condition.writeProtected
     case 'ioError':
+    case 'imageCorrupt':
       return writing ? condition.writeError : condition.readError
     default:
       return condition.internalTargetFailure

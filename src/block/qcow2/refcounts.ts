@@ -23,8 +23,9 @@ export class RefcountStore {
   readonly #countsPerBlock: number
   readonly #pieceBytes: number
   readonly #countsPerPiece: number
-  /** Offsets of the blocks; 0 where there is none. As long as the table in the file has room. */
-  #table: Float64Array
+  /** Offsets of the blocks; 0 or past the end where there is none. Most tables in files have room for far more. */
+  readonly #table: number[]
+  #tableCapacity: number
   #tableOffset: number
   /** Blocks that the table in the file does not name yet, and a table that the header does not name yet. */
   readonly #unlinked = new Set<number>()
@@ -42,7 +43,8 @@ export class RefcountStore {
     this.#countsPerBlock = (this.#clusterBytes * 8) / this.#countBits
     this.#pieceBytes = Math.min(pieceBytesMax, this.#clusterBytes)
     this.#countsPerPiece = (this.#pieceBytes * 8) / this.#countBits
-    this.#table = table
+    this.#table = [...table.subarray(0, table.findLastIndex((offset) => offset !== 0) + 1)]
+    this.#tableCapacity = table.length
     this.#tableOffset = header.refcountTableOffset
     this.end = Math.ceil(file.sizeBytes() / this.#clusterBytes)
   }
@@ -148,8 +150,9 @@ export class RefcountStore {
     // The loop sees what `take` adds while it runs.
     for (const cluster of differences.keys()) {
       const index = Math.floor(cluster / this.#countsPerBlock)
-      if (index >= this.#table.length) this.#growTable(index, take)
-      if (this.#table[index] !== 0) continue
+      if (index >= this.#tableCapacity) this.#growTable(index, take)
+      if ((this.#table[index] ?? 0) !== 0) continue
+      while (this.#table.length < index) this.#table.push(0)
       this.#table[index] = take(1)
       this.#unlinked.add(index)
     }
@@ -158,10 +161,11 @@ export class RefcountStore {
   #growTable(index: number, take: (count: number) => number): void {
     const entriesPerCluster = this.#clusterBytes / 8
     const clusters = Math.ceil(((index + 1) * 1.5) / entriesPerCluster) + 1
-    this.#movedFrom ??= { offset: this.#tableOffset, bytes: this.#table.length * 8 }
-    const table = new Float64Array(clusters * entriesPerCluster)
-    table.set(this.#table)
-    this.#table = table
+    const left = { offset: this.#tableOffset, bytes: this.#tableCapacity * 8 }
+    // A table that has to grow twice before it was written once was never named by anybody.
+    if (this.#movedFrom === undefined) this.#movedFrom = left
+    else this.release(left.offset, left.bytes)
+    this.#tableCapacity = clusters * entriesPerCluster
     this.#tableOffset = take(clusters)
   }
 
@@ -213,7 +217,7 @@ export class RefcountStore {
       }
       return
     }
-    const bytes = new Uint8Array(this.#table.length * 8)
+    const bytes = new Uint8Array(this.#tableCapacity * 8)
     const table = new DataView(bytes.buffer)
     for (const [index, offset] of this.#table.entries()) setU64(table, index * 8, offset)
     await this.#file.write(this.#tableOffset, bytes)

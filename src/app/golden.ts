@@ -1,5 +1,7 @@
 /** Opening disk images. What everybody boots is opened read-only, always: nothing that comes out of here can write to it. */
 
+import { gibibyte } from '../base/units.ts'
+import { createBlockCache } from '../block/cache.ts'
 import type { BlockDevice } from '../block/device.ts'
 import { openRawDevice } from '../block/file.ts'
 import type { BackingReference } from '../block/qcow2/header.ts'
@@ -10,6 +12,9 @@ import { dirname, isAbsolute, resolve } from '../host/path.ts'
 
 /** What `slipway up IMAGE` calls its one image, where images have names. */
 export const goldenImageName = 'golden'
+
+/** Golden blocks kept in memory, at most, for all machines together. Takes memory only as far as they read. */
+const cacheBytes = gibibyte / 2
 
 export type GoldenImage = {
   /** Absolute: clones name it as their backing file. */
@@ -28,7 +33,7 @@ export async function openGolden(path: string): Promise<GoldenImage> {
       format === 'raw'
         ? await openRawDevice(file, { readOnly: true })
         : await openQcow2(file, { compression: nodeCompression, backing: besideIt, readOnly: true })
-    return { path: absolute, format, device }
+    return { path: absolute, format, device: createBlockCache(cacheBytes).attach(device) }
   } catch (error) {
     await file.close()
     throw error

@@ -117,7 +117,7 @@ describe('the boot script', () => {
     expect(run.asked.filter((line) => line.startsWith('sanboot'))).toHaveLength(diskPausesSeconds.length + 1)
     expect(run.asked.filter((line) => line.includes('step=disk-failed&error=0f0a6039'))).toHaveLength(6)
     expect(run.asked.filter((line) => line.includes('step=gave-up'))).toHaveLength(1)
-    expect(run.screen.join('\n')).toContain('does its firewall let TCP port 3260 through?')
+    expect(run.screen.join('\n')).toContain('Does the firewall of 192.168.77.1 let TCP port 3260 through?')
   })
 
   test('the server that does not answer a report delays nothing but the report', () => {
@@ -152,8 +152,10 @@ describe('the boot script', () => {
     expect(run).toMatchObject({ how: 'exit', status: 1 })
   })
 
-  test('a disk that this firmware cannot boot sends people to the doctor', () => {
-    const run = machine(source, (command) => (command === 'sanboot' ? { status: 0x1d852039 } : works))
+  test.for([
+    0x1d852039, 0x7f22208e,
+  ])('a disk that this firmware cannot boot sends people to the doctor: %i', (status) => {
+    const run = machine(source, (command) => (command === 'sanboot' ? { status } : works))
     expect(run.screen.join('\n')).toContain('slipway doctor')
     expect(run.seconds).toBe(0)
   })
@@ -238,6 +240,16 @@ test('whatever fails, each script ends in exit, and its pauses are bounded', () 
     ),
     { numRuns: 500 },
   )
+})
+
+test('what a script says fits on a screen of 80 columns', () => {
+  const texts = [
+    ...golden.map(([, text]) => text),
+    ...(['needsTls', 'needsIscsi', 'noDisk'] as const).map((why) => print(refusedScript({ mac, why }))),
+  ]
+  const said = texts.flatMap((text) => text.split('\n').filter((line) => line.startsWith('echo ')))
+  for (const line of said)
+    expect(line.replaceAll(/\$\{[a-z-]+\}/g, '12345678').length, line).toBeLessThanOrEqual('echo '.length + 79)
 })
 
 const hostileText = fc.oneof(

@@ -60,7 +60,10 @@ export type BootScriptFacts = {
 const diskError = {
   secretRefused: '410d618f',
   targetUnproven: '020d628f',
+  /** BIOS: no 55AA at the end of the first block. */
   noBootSector: '1d852039',
+  /** UEFI (iPXE of 2019): no \\EFI\\BOOT\\BOOTX64.EFI to be found on it. */
+  noEfiLoader: '7f22208e',
 } as const
 
 /** Logs in to the machine's disk and boots from it; tries again with growing pauses. Holds secrets: print it for the machine only. */
@@ -87,13 +90,14 @@ export function bootScript(facts: BootScriptFacts): Script {
     ),
     line(iseq(setting('slipway-error'), diskError.secretRefused), and(goto('secret-refused')), whatever),
     line(iseq(setting('slipway-error'), diskError.targetUnproven), and(goto('target-unproven')), whatever),
-    line(iseq(setting('slipway-error'), diskError.noBootSector), and(goto('no-boot-sector')), whatever),
+    line(iseq(setting('slipway-error'), diskError.noBootSector), and(goto('no-loader')), whatever),
+    line(iseq(setting('slipway-error'), diskError.noEfiLoader), and(goto('no-loader')), whatever),
     line(echo('Why stands above; more at', word('https://ipxe.org/', setting('slipway-error')))),
-    line(echo(`Is Slipway running on ${address}, and does its firewall let TCP port ${port} through?`)),
+    line(echo(`Does the firewall of ${address} let TCP port ${port} through?`)),
     ...pause(),
     blank,
     label('secret-refused'),
-    line(echo('The disk refused the secret of this script: a newer boot of this machine has begun.')),
+    line(echo('The disk refused the secret of this script: a newer boot has begun.')),
     ...(facts.refetchUrl === undefined
       ? [line(goto('give-up'))]
       : [
@@ -104,12 +108,14 @@ export function bootScript(facts: BootScriptFacts): Script {
         ]),
     blank,
     label('target-unproven'),
-    line(echo(`What answers at ${address} is not the disk that this script was made for.`)),
-    line(echo('It could not prove the secret of this boot. Look for another machine with that address.')),
+    line(echo(`What answers at ${address} is not the disk of this script.`)),
+    line(echo('It could not prove the secret of this boot.')),
+    line(echo('Look for another machine with that address.')),
     line(goto('give-up')),
     blank,
-    label('no-boot-sector'),
-    line(echo('The disk has no boot loader for this firmware. On the server, type: slipway doctor')),
+    label('no-loader'),
+    line(echo('The disk has no boot loader for this firmware.')),
+    line(echo('On the server, type: slipway doctor')),
     line(goto('give-up')),
     blank,
     label('returned'),
@@ -168,10 +174,10 @@ export type RefusedScriptFacts = {
 const refusals: Readonly<Record<Refusal, readonly string[]>> = {
   machine: ['this machine is not admitted here.', 'To let it in, type on the server: slipway admit'],
   needsTls: [
-    'this machine gets its script by HTTPS only, and its iPXE asked without.',
-    'Add an iPXE with HTTPS that trusts this server, or allow HTTP for this machine:',
+    'this machine gets its script by HTTPS only; its iPXE asked without.',
+    'Add an iPXE that has HTTPS, or allow HTTP for machine',
   ],
-  needsIscsi: ['this iPXE was built without iSCSI.', 'Add one that has it to the loaders folder. It is for machine'],
+  needsIscsi: ['this iPXE was built without iSCSI.', 'Add one that has it to the loaders folder, for machine'],
   noDisk: ['there is no disk image for this machine.', 'Assign one on the server, for machine'],
 }
 

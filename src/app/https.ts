@@ -42,7 +42,10 @@ export async function startHttps(
   const tls = createTlsNetwork(
     await terms(),
     {
-      secured: ({ remote, protocol, cipher }) => log.info('TLS', { address: remote.address, protocol, cipher }),
+      secured: ({ remote, protocol, cipher, clientFingerprint }) => {
+        const happening = { kind: 'tlsAgreed', protocol, cipher, clientFingerprint } as const
+        say({ whose: { address: remote.address }, happening })
+      },
       failed: (remote, reason) => {
         say({ whose: { address: remote.address }, happening: { kind: 'tlsFailed', reason: inWords(reason) } })
       },

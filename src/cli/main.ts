@@ -2,6 +2,7 @@
 import { Command, CommanderError } from 'commander'
 import { version } from '../app/version.ts'
 import { addAdmissionCommands } from './admission.ts'
+import { addAuditCommand } from './audit.ts'
 import { addCaCommands } from './ca.ts'
 import { addDoctorCommand } from './doctor.ts'
 import { exitCode, reportFailure } from './exit.ts'
@@ -34,6 +35,7 @@ addTargetCommand(program)
 addAdmissionCommands(program)
 addDoctorCommand(program)
 addCaCommands(program)
+addAuditCommand(program)
 addLoadersCommands(program)
 for (const command of program.commands) {
   command.exitOverride()

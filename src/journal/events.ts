@@ -69,6 +69,14 @@ export type Happening =
     }
   | { readonly kind: 'httpAborted'; readonly path: string; readonly sentBytes: number; readonly bodyBytes: number }
   | { readonly kind: 'httpNotFound'; readonly path: string }
+  /** By OpenSSL's names: 'TLSv1.2', 'ECDHE-RSA-AES128-GCM-SHA256'. */
+  | {
+      readonly kind: 'tlsAgreed'
+      readonly protocol: string
+      readonly cipher: string
+      /** SHA-256, hex, of the certificate with which the machine proved itself. */
+      readonly clientFingerprint: string | undefined
+    }
   /** `reason` in words: no common suite, unknown CA, expired, clock wrong. */
   | { readonly kind: 'tlsFailed'; readonly reason: string }
 

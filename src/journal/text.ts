@@ -54,6 +54,8 @@ export function sentence(event: Happening): string {
       return `stopped fetching ${foreign(event.path)} after ${formatBytes(event.sentBytes)} of ${formatBytes(event.bodyBytes)}`
     case 'httpNotFound':
       return `asked by HTTP for ${foreign(event.path)}, which is not there`
+    case 'tlsAgreed':
+      return `speaks ${event.protocol.replace('TLSv', 'TLS ')} with ${event.cipher}${event.clientFingerprint === undefined ? '' : ', and proved itself by certificate'}`
     case 'tlsFailed':
       return `could not agree on TLS: ${event.reason}`
     case 'scriptServed':

@@ -37,6 +37,7 @@ const test = {
   e2fsprogs: '/sbin/mkfs.ext4',
   gdisk: '/sbin/sgdisk',
   tshark: '/usr/bin/tshark',
+  systemd: '/usr/bin/systemd-socket-activate',
   'shim-signed': '/usr/lib/shim/shimx64.efi.signed',
   'grub-efi-amd64-signed': '/usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed',
   'systemd-boot-efi': '/usr/lib/systemd/boot/efi/systemd-bootx64.efi',

@@ -1,9 +1,9 @@
 import { type Command, Option } from 'commander'
-import type { TargetAccess, TargetOptions } from '../app/target.ts'
+import type { TargetAccess, TargetEvent, TargetOptions } from '../app/target.ts'
 import { describeTargetEvent } from '../app/target-report.ts'
 import { OperationError } from '../base/errors.ts'
 import { addressAndPort } from './options.ts'
-import { untilStopped } from './until-stopped.ts'
+import { runUntilStopped } from './until-stopped.ts'
 
 type Flags = {
   readonly listen: { readonly address: string; readonly port: number | undefined }
@@ -52,11 +52,15 @@ export function addTargetCommand(program: Command): void {
     )
     .action(async (image: string, flags: Flags) => {
       const { startTarget } = await import('../app/target.ts')
-      const running = await startTarget(optionsOf(image, flags), (event) => {
+      const options = optionsOf(image, flags)
+      const print = (event: TargetEvent): void => {
         const line = flags.jsonEvents === true ? JSON.stringify(event) : describeTargetEvent(event)
         process.stdout.write(`${line}\n`)
-      })
-      await untilStopped(running, (line) => process.stderr.write(`${line}\n`))
+      }
+      await runUntilStopped(
+        () => startTarget(options, print),
+        (line) => process.stderr.write(`${line}\n`),
+      )
     })
 }
 

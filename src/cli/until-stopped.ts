@@ -8,11 +8,16 @@ export interface Running {
 /** After a second Ctrl-C, or this long after the first, we no longer wait for anybody. */
 const patienceMs = 20_000
 
-/** Runs until Ctrl-C, SIGTERM or SIGHUP, then stops it in order. A second signal ends at once. Exit code 0. */
-export async function untilStopped(running: Running, say: (line: string) => void): Promise<void> {
-  await new Promise<void>((resolve) => {
+/**
+ * Starts something and lets it run until Ctrl-C, SIGTERM or SIGHUP, then stops it in order: exit code 0. A signal that comes
+ * while it is still starting is kept until it can be stopped in order. A second signal ends at once.
+ */
+export async function runUntilStopped(start: () => Promise<Running>, say: (line: string) => void): Promise<void> {
+  const signalled = new Promise<void>((resolve) => {
     for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => resolve())
   })
+  const running = await start()
+  await signalled
   say('Stopping: telling the machines, writing everything out ...')
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(exitCode.failed))
   const late = setTimeout(() => process.exit(exitCode.failed), patienceMs)

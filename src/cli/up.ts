@@ -1,11 +1,11 @@
 import { createInterface } from 'node:readline/promises'
 import type { Command } from 'commander'
 import { decideUp } from '../app/config.ts'
-import { humanLine, jsonLine } from '../app/event-lines.ts'
+import { type BootEvent, humanLine, jsonLine } from '../app/event-lines.ts'
 import type { RunningServer } from '../app/up.ts'
 import { createLog } from '../host/log.ts'
 import { defaultStateDirectory } from '../host/state-directory.ts'
-import { untilStopped } from './until-stopped.ts'
+import { runUntilStopped } from './until-stopped.ts'
 import { addUpOptions, readConfig, type UpCommandFlags, upFlags } from './up-options.ts'
 
 type Flags = UpCommandFlags & { readonly jsonEvents?: boolean; readonly verbose?: boolean }
@@ -26,19 +26,19 @@ export function addUpCommand(program: Command): void {
       const { startUp } = await import('../app/up.ts')
       let running: RunningServer | undefined
       const questions = asking ? new Questions(() => running) : undefined
-      running = await startUp(
-        config,
-        (event) => {
-          print(flags.jsonEvents === true ? jsonLine(event) : humanLine(event))
-          if (event.kind === 'held' && event.mac !== undefined) questions?.ask(event.mac)
-        },
-        createLog(flags.verbose === true ? 'debug' : 'warn'),
-      )
-      if (flags.jsonEvents !== true) {
-        const { name, address } = running.network
-        print(`Slipway serves ${config.imagePath} on ${name} (${address}). Ctrl-C stops it.`)
+      const onEvent = (event: BootEvent): void => {
+        print(flags.jsonEvents === true ? jsonLine(event) : humanLine(event))
+        if (event.kind === 'held' && event.mac !== undefined) questions?.ask(event.mac)
       }
-      await untilStopped(running, (line) => process.stderr.write(`${line}\n`))
+      const start = async (): Promise<RunningServer> => {
+        running = await startUp(config, onEvent, createLog(flags.verbose === true ? 'debug' : 'warn'))
+        if (flags.jsonEvents !== true) {
+          const { name, address } = running.network
+          print(`Slipway serves ${config.imagePath} on ${name} (${address}). Ctrl-C stops it.`)
+        }
+        return running
+      }
+      await runUntilStopped(start, (line) => process.stderr.write(`${line}\n`))
       questions?.close()
     })
 }

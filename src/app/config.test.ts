@@ -7,6 +7,8 @@ state = "/var/lib/slipway"
 interface = "eth0"
 admit = "all"
 
+transport = "strict"
+
 [dhcp]
 range = "192.168.77.100-192.168.77.199"
 router = "192.168.77.1"
@@ -34,6 +36,7 @@ test('a whole file is understood, and the command line wins over it', () => {
     stateDirectory: '/var/lib/slipway',
     interfaceName: 'eth0',
     admit: 'none',
+    transport: 'strict',
     dhcp: { mode: 'server', range: { first: 0xc0a84d64, last: 0xc0a84dc7 }, leaseSeconds: 600 },
     chap: 'one-way',
     ports: { http: 8080, tftp: 6969, iscsi: 3260 },
@@ -43,7 +46,13 @@ test('a whole file is understood, and the command line wins over it', () => {
 
 test('with nothing but an image, Slipway asks before it admits, is mutual, and hands out no address', () => {
   const config = decideUp(parseConfig('', 'x'), { image: 'a.img' }, '/s')
-  expect(config).toMatchObject({ admit: 'ask', chap: 'mutual', dhcp: { mode: 'proxy' }, stateDirectory: '/s' })
+  expect(config).toMatchObject({
+    admit: 'ask',
+    transport: 'auto',
+    chap: 'mutual',
+    dhcp: { mode: 'proxy' },
+    stateDirectory: '/s',
+  })
 })
 
 describe('bad configuration is refused with the line and the key', () => {

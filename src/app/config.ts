@@ -5,6 +5,7 @@
  *   state = "/var/lib/slipway"
  *   interface = "eth0"
  *   admit = "ask"                     # ask | all | none
+ *   transport = "auto"                # strict | auto | open: may a script, which holds secrets, travel without TLS
  *   loaders = "/usr/lib/ipxe"
  *   server-name = "boot.lab"          # in certificates and URLs, beside the address
  *
@@ -37,6 +38,7 @@ import { parse, TomlError } from 'smol-toml'
 import { z } from 'zod'
 import { formatIpv4, parseIpv4, parseMac } from '../base/address.ts'
 import { OperationError } from '../base/errors.ts'
+import type { TransportPolicy } from '../fleet/machine.ts'
 
 const port = z.int().min(1).max(65_535)
 const ipv4 = z.string().refine((text) => parseIpv4(text) !== undefined, 'is not an IPv4 address such as 192.168.77.1')
@@ -58,6 +60,7 @@ const schema = z.strictObject({
   state: z.string().min(1).optional(),
   interface: z.string().min(1).max(15).optional(),
   admit: z.enum(['ask', 'all', 'none']).optional(),
+  transport: z.enum(['strict', 'auto', 'open']).optional(),
   loaders: z.string().min(1).optional(),
   'server-name': z
     .string()
@@ -104,6 +107,7 @@ export type ConfigFile = {
   state?: string | undefined
   interface?: string | undefined
   admit?: AdmitMode | undefined
+  transport?: TransportPolicy | undefined
   loaders?: string | undefined
   'server-name'?: string | undefined
   dhcp?:
@@ -145,6 +149,7 @@ export type UpConfig = {
   /** Undefined: the only one there is. */
   readonly interfaceName: string | undefined
   readonly admit: AdmitMode
+  readonly transport: TransportPolicy
   readonly loadersDirectories: readonly string[]
   readonly serverName: string | undefined
   readonly dhcp: {
@@ -221,6 +226,7 @@ export function decideUp(file: ConfigFile, flags: UpFlags, stateDefault: string)
     stateDirectory: flags.state ?? file.state ?? stateDefault,
     interfaceName: flags.interface ?? file.interface,
     admit: flags.admit ?? file.admit ?? 'ask',
+    transport: file.transport ?? 'auto',
     loadersDirectories: loaders === undefined ? debianLoadersDirectories : [loaders],
     serverName: file['server-name'],
     dhcp: {

@@ -200,7 +200,7 @@ function createFleet(config: UpConfig, store: FleetStore): Fleet {
       policy: config.admit,
       namingAuthority: namingAuthorityDefault,
       assignment: { image: goldenImageName, version: undefined, clonePolicy: 'persistent' },
-      transport: 'auto',
+      transport: config.transport,
     },
     store,
     (byteCount) => systemRandom.bytes(byteCount),

@@ -175,7 +175,7 @@ const refusals: Readonly<Record<Refusal, readonly string[]>> = {
   machine: ['this machine is not admitted here.', 'To let it in, type on the server: slipway admit'],
   needsTls: [
     'this machine gets its script by HTTPS only; its iPXE asked without.',
-    'Add an iPXE that has HTTPS, or set transport = auto. It was machine',
+    'Add one that has it, or set transport to auto. Machine',
   ],
   needsIscsi: ['this iPXE was built without iSCSI.', 'Add one that has it to the loaders folder, for machine'],
   noDisk: ['there is no disk image for this machine.', 'Assign one on the server, for machine'],

@@ -6,6 +6,7 @@ import { addAuditCommand } from './audit.ts'
 import { addCaCommands } from './ca.ts'
 import { addDoctorCommand } from './doctor.ts'
 import { exitCode, reportFailure } from './exit.ts'
+import { addImageCommands } from './images.ts'
 import { addLoadersCommands } from './loaders.ts'
 import { addTargetCommand } from './target.ts'
 import { addUpCommand } from './up.ts'
@@ -33,6 +34,7 @@ Examples:
 addUpCommand(program)
 addTargetCommand(program)
 addAdmissionCommands(program)
+addImageCommands(program)
 addDoctorCommand(program)
 addCaCommands(program)
 addAuditCommand(program)

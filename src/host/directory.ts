@@ -1,5 +1,5 @@
-import { mkdir, readdir, rm, stat } from 'node:fs/promises'
-import { join } from 'node:path'
+import { chmod, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
 
 export type ListedFile = { readonly name: string; readonly path: string; readonly sizeBytes: number }
 
@@ -22,4 +22,33 @@ export async function makeDirectory(path: string): Promise<void> {
 /** @throws what Node throws: ENOENT, EACCES */
 export async function removeFile(path: string): Promise<void> {
   await rm(path)
+}
+
+/** What a file really takes on its disk: holes take nothing. @throws what Node throws: ENOENT */
+export async function takenBytes(path: string): Promise<number> {
+  return (await stat(path)).blocks * 512
+}
+
+/** Undefined if there is nothing by that name. */
+export async function kindOf(path: string): Promise<'file' | 'other' | undefined> {
+  const found = await stat(path).catch(() => undefined)
+  if (found === undefined) return undefined
+  return found.isFile() || found.isBlockDevice() ? 'file' : 'other'
+}
+
+/** The directory knows of it for good when this resolves; what had the new name is gone. @throws what Node throws */
+export async function renameDurably(from: string, to: string): Promise<void> {
+  await rename(from, to)
+  const directory = await open(dirname(to), 'r')
+  await directory.sync().finally(() => directory.close())
+}
+
+/** No error if it is not there. @throws what Node throws: EACCES */
+export async function removeIfThere(path: string): Promise<void> {
+  await rm(path, { force: true })
+}
+
+/** From now on nobody opens it for writing by mistake, its owner included. @throws what Node throws */
+export async function makeReadOnly(path: string): Promise<void> {
+  await chmod(path, 0o400)
 }

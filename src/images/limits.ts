@@ -13,3 +13,7 @@ export const configurationBytesMax: number = 1024 * 1024
 export const dropInCountMax: number = 100
 /** Kernels of one image whose initramfs is looked at: the newest boots. */
 export const checkedKernelCountMax: number = 3
+/** An image's name is a part of file names (255 bytes) and is shown in columns. */
+export const imageNameCharactersMax: number = 64
+/** A packed image may unpack to this and no more: larger disks are rarer than mistakes and malice. */
+export const imageBytesMax: number = 64 * 1024 ** 4

@@ -1,0 +1,259 @@
+import { type Command, InvalidArgumentError, Option } from 'commander'
+import type { ImageFinding } from '../app/image-check.ts'
+import type { ImageReference, ImageVersion, Library } from '../app/library.ts'
+import { OperationError } from '../base/errors.ts'
+import { formatBytes } from '../base/units.ts'
+import { kindOf, takenBytes } from '../host/directory.ts'
+import { join } from '../host/path.ts'
+import { defaultStateDirectory } from '../host/state-directory.ts'
+import { exitCode } from './exit.ts'
+import { ProgressLine } from './progress.ts'
+import { table } from './table.ts'
+
+type Flags = { readonly state?: string; readonly json?: boolean }
+type AddFlags = Flags & { readonly name?: string; readonly sha256?: string }
+
+export function addImageCommands(program: Command): void {
+  const image = program.command('image').description('The library of images: add, look at, publish, roll back, remove.')
+  const command = (usage: string, description: string): Command =>
+    image
+      .command(usage)
+      .description(description)
+      .option('--state <DIR>', 'where Slipway keeps what it knows')
+      .exitOverride()
+
+  command('add <SOURCE>', 'Bring an image in as the next version of its name: a file or an http(s) URL.')
+    .option('--name <NAME>', 'what it is called (default: made from the name of the file)')
+    .addOption(new Option('--sha256 <HEX>', 'what the file must have, as its publisher says').argParser(sha256))
+    .addHelpText(
+      'after',
+      '\nRaw and qcow2, packed with gzip, xz or zstd or not; vmdk, vhdx and vdi where qemu-img is installed.',
+    )
+    .action(addImage)
+  command('list', 'List all versions of all images.').option('--json', 'as JSON, one version a line').action(listImages)
+  command('show <NAME>', 'Tell what is known of NAME, or of NAME@N.').option('--json', 'as JSON').action(showImage)
+  command('check <NAME>', 'Look for what would break when a machine boots from it; NAME, NAME@N or a file.')
+    .option('--json', 'one finding a line, as JSON')
+    .action(checkImage)
+  command('publish <NAME@N>', 'What machines get at their next boot; who is running keeps what it has.').action(publish)
+  command('rollback <NAME>', 'Publish what was published before.').action(rollback)
+  command('remove <NAME>', 'Remove NAME with all its versions, or NAME@N. Refused while clones need it.')
+    .option('--prune', 'only versions that are not published and that no clone needs')
+    .action(remove)
+}
+
+async function withLibrary<T>(flags: Flags, action: (library: Library) => Promise<T> | T): Promise<T> {
+  const { Library } = await import('../app/library.ts')
+  const library = await Library.open(flags.state ?? defaultStateDirectory())
+  try {
+    return await action(library)
+  } finally {
+    library.close()
+  }
+}
+
+async function addImage(source: string, flags: AddFlags): Promise<void> {
+  const { formatReference, isImageName, nameFromSource } = await import('../app/library.ts')
+  const name = flags.name ?? nameFromSource(source)
+  if (name === undefined || !isImageName(name)) {
+    const hint = 'Use lower-case letters, digits, dots and dashes: --name debian-12.'
+    throw new OperationError('usage', `${flags.name ?? source} is not a name for an image`, hint)
+  }
+  const stopping = new AbortController()
+  process.once('SIGINT', () => stopping.abort())
+  process.once('SIGTERM', () => stopping.abort())
+  await withLibrary(flags, async (library) => {
+    const line = new ProgressLine()
+    const added = await library
+      .add({
+        name,
+        source,
+        sha256: flags.sha256,
+        signal: stopping.signal,
+        onProgress: ({ receivedBytes, totalBytes }) => line.show(receivedBytes, totalBytes),
+      })
+      .finally(() => line.clear())
+    const taken = await takenBytes(library.pathOf(added))
+    const size = `${formatBytes(added.sizeBytes)}, ${formatBytes(taken)} on disk`
+    const lines = [`Added ${formatReference(added)}: ${size}, ${systemOf(added)}; boots ${firmwaresOf(added)}.`]
+    if (library.store.published(name) === added.version)
+      lines.push('It is published: machines get it at their next boot.')
+    else lines.push(`Machines get it after: slipway image publish ${formatReference(added)}`)
+    process.stdout.write(`${lines.join('\n')}\n`)
+    for (const problem of problemsOf(added)) process.stderr.write(`Take care: ${problem}\n`)
+  })
+}
+
+async function listImages(flags: Flags): Promise<void> {
+  await withLibrary(flags, async (library) => {
+    const rows: string[][] = []
+    for (const version of library.store.versions()) {
+      const published = library.store.published(version.name) === version.version
+      const path = library.pathOf(version)
+      const taken = (await kindOf(path)) === undefined ? 0 : await takenBytes(path)
+      if (flags.json === true) {
+        process.stdout.write(
+          `${JSON.stringify({ ...version, contents: undefined, published, takenBytes: taken, path })}\n`,
+        )
+      }
+      rows.push([
+        `${version.name}@${version.version}`,
+        published ? 'published' : '-',
+        version.format,
+        formatBytes(version.sizeBytes),
+        formatBytes(taken),
+        systemOf(version),
+        firmwaresOf(version),
+        new Date(version.addedMs).toISOString().slice(0, 16),
+      ])
+    }
+    if (flags.json === true) return
+    process.stdout.write(table(['image', 'state', 'format', 'size', 'on disk', 'system', 'boots', 'added (UTC)'], rows))
+  })
+}
+
+async function showImage(name: string, flags: Flags): Promise<void> {
+  const { findVersion, formatReference } = await import('../app/library.ts')
+  const { listCloneFiles } = await import('../app/clone-files.ts')
+  const wanted = await referenceOf(name)
+  await withLibrary(flags, async (library) => {
+    const version = findVersion(library.store, wanted)
+    const published = library.store.published(version.name) === version.version
+    const path = library.pathOf(version)
+    const clones = (await listCloneFiles(join(library.directory, '../clones'))).filter(
+      ({ backingPath }) => backingPath === path,
+    )
+    if (flags.json === true) {
+      const value = { ...version, published, path, clones: clones.map(({ mac }) => mac) }
+      process.stdout.write(`${JSON.stringify(value)}\n`)
+      return
+    }
+    const { contents } = version
+    const lines: [string, string][] = [
+      ['image', `${formatReference(version)}${published ? ', published' : ''}`],
+      ['size', `${formatBytes(version.sizeBytes)}, ${formatBytes(await takenBytes(path))} on disk, ${version.format}`],
+      ['SHA-256', version.sha256],
+      ['source', version.source],
+      ['its SHA-256', version.sourceSha256],
+      ['added', new Date(version.addedMs).toISOString()],
+      ['file', path],
+      ['system', systemOf(version)],
+      ['table', contents.table],
+      ...contents.partitions.map(({ number, content, sizeBytes, isEsp, label }): [string, string] => [
+        `partition ${number}`,
+        [content, formatBytes(sizeBytes), ...(isEsp ? ['EFI system partition'] : []), label].filter(Boolean).join(', '),
+      ]),
+      ...contents.loaders.map(({ path: at, architecture, problem }): [string, string] => [
+        'loader',
+        [at, architecture ?? 'unknown processor', problem].filter(Boolean).join(', '),
+      ]),
+      ...contents.kernels.map(({ path: at, version: release }): [string, string] => [
+        'kernel',
+        `${at} ${release}`.trim(),
+      ]),
+      ...contents.bootableFor.map(({ firmware, bootable, reason }): [string, string] => [
+        firmware,
+        `${bootable ? 'boots' : 'does not boot'}: ${reason}`,
+      ]),
+      ['clones', clones.length === 0 ? 'none' : clones.map(({ mac }) => mac).join(', ')],
+    ]
+    for (const [title, text] of lines) process.stdout.write(`${title.padEnd(13)} ${text}\n`)
+  })
+}
+
+async function checkImage(name: string, flags: Flags): Promise<void> {
+  const { checkImageFile, checkVersion } = await import('../app/image-check.ts')
+  const { findVersion } = await import('../app/library.ts')
+  const findings =
+    (await kindOf(name)) === 'file'
+      ? await checkImageFile(name)
+      : await referenceOf(name).then((wanted) =>
+          withLibrary(flags, (library) => checkVersion(library, findVersion(library.store, wanted))),
+        )
+  for (const finding of findings) {
+    process.stdout.write(`${flags.json === true ? JSON.stringify(finding) : describe(finding)}\n`)
+  }
+  if (findings.some(({ level }) => level === 'error')) process.exitCode = exitCode.found
+}
+
+async function publish(name: string, flags: Flags): Promise<void> {
+  const { findVersion, formatReference } = await import('../app/library.ts')
+  const wanted = await referenceOf(name)
+  if (wanted.version === undefined) {
+    const hint = `Say which version: slipway image publish ${name}@N. See them with slipway image list.`
+    throw new OperationError('usage', `${name} is no version`, hint)
+  }
+  await withLibrary(flags, (library) => {
+    const version = findVersion(library.store, wanted)
+    library.store.publish(version.name, version.version, Date.now())
+    process.stdout.write(`${formatReference(version)} is published: machines get it at their next boot.\n`)
+  })
+}
+
+async function rollback(name: string, flags: Flags): Promise<void> {
+  const { findVersion } = await import('../app/library.ts')
+  await withLibrary(flags, async (library) => {
+    const now = findVersion(library.store, { ...(await referenceOf(name)), version: undefined })
+    const version = library.store.rollback(now.name)
+    if (version === undefined) {
+      const hint = 'Publish another one by its number: slipway image publish NAME@N.'
+      throw new OperationError('nothingBefore', `nothing was published before ${now.name}@${now.version}`, hint)
+    }
+    process.stdout.write(`${now.name}@${version} is published again: machines get it at their next boot.\n`)
+  })
+}
+
+async function remove(name: string, flags: Flags & { readonly prune?: boolean }): Promise<void> {
+  const { formatReference, versionsToRemove } = await import('../app/library.ts')
+  const { listCloneFiles } = await import('../app/clone-files.ts')
+  const wanted = await referenceOf(name)
+  await withLibrary(flags, async (library) => {
+    const clones = await listCloneFiles(join(library.directory, '../clones'))
+    const dependents = library.store.versions().flatMap((version) => {
+      const path = library.pathOf(version)
+      return clones.filter((clone) => clone.backingPath === path).map(({ mac }) => ({ label: mac, file: version.file }))
+    })
+    const chosen = versionsToRemove(library.store, wanted, { prune: flags.prune === true, dependents })
+    await library.remove(chosen)
+    const said = chosen.map(formatReference).join(', ')
+    process.stdout.write(chosen.length === 0 ? 'Nothing to remove.\n' : `Removed ${said}.\n`)
+  })
+}
+
+async function referenceOf(text: string): Promise<ImageReference> {
+  const { parseReference } = await import('../app/library.ts')
+  const found = parseReference(text)
+  if (found !== undefined) return found
+  throw new OperationError('usage', `${text} is not the name of an image`, 'Names are like debian-12 or debian-12@3.')
+}
+
+function sha256(text: string): string {
+  const digits = text.toLowerCase().replace(/^sha256:/, '')
+  if (/^[0-9a-f]{64}$/.test(digits)) return digits
+  throw new InvalidArgumentError('A SHA-256 is 64 hexadecimal digits.')
+}
+
+function systemOf({ contents }: ImageVersion): string {
+  const { distribution } = contents
+  return distribution === undefined ? 'unknown system' : `${distribution.name} ${distribution.version}`.trim()
+}
+
+function firmwaresOf({ contents }: ImageVersion): string {
+  const firmwares = contents.bootableFor.filter(({ bootable }) => bootable).map(({ firmware }) => firmware)
+  return firmwares.length === 0 ? 'nothing' : firmwares.join(', ')
+}
+
+function problemsOf({ contents }: ImageVersion): readonly string[] {
+  const works = contents.bootableFor.some(({ bootable }) => bootable)
+  return [
+    ...contents.problems,
+    ...(works ? [] : [`no boot loader: ${contents.bootableFor.map(({ reason }) => reason).join(' ')}`]),
+  ]
+}
+
+const marks = { ok: 'ok     ', warning: 'warning', error: 'ERROR  ' } as const
+
+function describe({ level, what, whyItMatters, doNext }: ImageFinding): string {
+  const more = [whyItMatters, doNext].filter((text) => text !== '').map((text) => `\n          ${text}`)
+  return `${marks[level]}  ${what}${more.join('')}`
+}

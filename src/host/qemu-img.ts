@@ -22,16 +22,9 @@ export async function convertToRaw(
     const hint = 'Flatten it where the other file is: qemu-img convert -O qcow2 FILE WHOLE.qcow2.'
     throw new OperationError('imageUnsupported', `the ${from.format} image stands on another file`, hint)
   }
+  // What lies behind the end of a file that was cut off would be converted to zeroes. qemu-img has no check of vpc.
+  if (from.format !== 'vpc') await qemuImg(['check', '-q', '-f', from.format, from.path], from.format, signal)
   await qemuImg(['convert', '-f', from.format, '-O', 'raw', '-S', '4k', from.path, to], from.format, signal)
-}
-
-/** The disk of a qcow2 file and all that it stands on, as one file without holes for zeroes. @throws {OperationError} */
-export async function flatten(
-  from: { readonly path: string; readonly format: 'raw' | 'qcow2' },
-  to: { readonly path: string; readonly format: 'raw' | 'qcow2' },
-  signal: AbortSignal,
-): Promise<void> {
-  await qemuImg(['convert', '-f', from.format, '-O', to.format, from.path, to.path], from.format, signal)
 }
 
 function qemuImg(args: readonly string[], format: string, signal: AbortSignal): Promise<string> {

@@ -136,6 +136,7 @@ export class DiskDesk implements TargetDirectory {
       targetName,
       disks: [{ device: clone.device, serialNumber: mac.replaceAll(/[^0-9a-z]/g, '') }],
       report: (error) => this.#report(mac, 'use the disk', error),
+      pause: (milliseconds) => new Promise((resolve) => clock.after(milliseconds, resolve)),
     })
     const sessionOf = (nexus: Nexus): number => this.#sessions.get(nexusKey(nexus)) ?? 0
     const disk = new WatchedDisk(server, clock, {

@@ -74,6 +74,7 @@ export async function startTarget(
         if (!(error instanceof OperationError)) throw error
         listener({ kind: 'diskFailed', reason: error.message, hint: error.hint })
       },
+      pause: (milliseconds) => new Promise((resolve) => systemClock.after(milliseconds, resolve)),
     })
     const target = createIscsiTarget({
       network: systemTcp,

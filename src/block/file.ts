@@ -88,7 +88,14 @@ class RawDevice implements BlockDevice {
 
   extent(offset: number, bytes: number): Extent {
     assertRange(this, offset, bytes)
-    return { allocated: true, bytes }
+    const found = this.#file.extent?.(offset)
+    if (found === undefined) return { allocated: true, bytes }
+    const { blockBytes } = this
+    const whole = Math.floor((found.end - offset) / blockBytes) * blockBytes
+    // A block of which a part takes space takes space.
+    return whole === 0
+      ? { allocated: true, bytes: blockBytes }
+      : { allocated: found.allocated, bytes: Math.min(bytes, whole) }
   }
 
   async close(): Promise<void> {

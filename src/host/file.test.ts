@@ -46,6 +46,18 @@ test('a punched hole reads as zeroes and gives its space back', async () => {
   await file.close()
 })
 
+test('a sparse file says where it takes space', async () => {
+  const file = await openFile(join(folder, 'd'), 'createNew')
+  await file.truncate(1 << 20)
+  expect(file.extent?.(4096)).toEqual({ allocated: false, end: 1 << 20 })
+  await file.write(8192, new Uint8Array(4096).fill(1))
+  expect(file.extent?.(4096)).toEqual({ allocated: false, end: 8192 })
+  expect(file.extent?.(8192)).toEqual({ allocated: true, end: 12_288 })
+  await file.punchHole(8192, 4096)
+  expect(file.extent?.(4096)).toEqual({ allocated: false, end: 1 << 20 })
+  await file.close()
+})
+
 test.each([
   ['a file that is not there', '/nonexistent/x', 'readOnly', 'fileMissing'],
   ['a directory', '/tmp', 'readOnly', 'notAFile'],

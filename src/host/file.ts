@@ -10,13 +10,16 @@ import { constants, type FileHandle, open, readFile } from 'node:fs/promises'
 import { performance } from 'node:perf_hooks'
 import { assert } from '../base/assert.ts'
 import { OperationError } from '../base/errors.ts'
-import type { RandomAccessFile } from '../ports/file.ts'
+import type { FileExtent, RandomAccessFile } from '../ports/file.ts'
 import { errnoOf, nameOfErrno, native } from './native.ts'
 
 /** uio.h RWF_NOWAIT. */
 const readNowFlag = 8
 /** linux/falloc.h FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE. */
 const punchHoleMode = 3
+/** unistd.h SEEK_DATA, SEEK_HOLE. */
+const seekData = 3
+const seekHole = 4
 /** A write that took longer than this means that the page cache is pushing back. */
 const slowWriteMs = 2
 /** How long writes then go through the thread pool before one is tried at once again. */
@@ -106,6 +109,18 @@ class SystemFile implements RandomAccessFile {
     const number = native.errno()
     if (number === errnoOf['EOPNOTSUPP'] || number === errnoOf['ENOSYS']) return false
     throw failure(this.path, 'punch a hole in', nameOfErrno(number))
+  }
+
+  /** All reads and writes name their position, so moving the file's own disturbs nobody. */
+  extent(offset: number): FileExtent | undefined {
+    if (native === undefined) return undefined
+    const { fd } = this.#handle
+    const data = native.lseek(fd, offset, seekData)
+    if (data < 0 && native.errno() === errnoOf['ENXIO']) return { allocated: false, end: this.#sizeBytes }
+    if (data < 0) return undefined
+    if (data > offset) return { allocated: false, end: data }
+    const hole = native.lseek(fd, offset, seekHole)
+    return hole < 0 ? undefined : { allocated: true, end: hole }
   }
 
   async truncate(sizeBytes: number): Promise<void> {

@@ -2,6 +2,7 @@
  * The few system calls that Node has no function for, through koffi: a call costs about half a microsecond.
  *
  *   preadv2(RWF_NOWAIT)  read what is in the page cache without ever waiting for the disk
+ *   lseek(SEEK_HOLE)     where a sparse file has space
  *   SO_BINDTODEVICE      hear one interface only
  *   recv                 read a busy UDP socket without an object for each packet
  *   sendto, writev       send now, without a request object for each packet
@@ -15,6 +16,7 @@ export interface Native {
   preadv2(fd: number, iov: Uint8Array, count: number, offset: number, flags: number): number
   pwrite(fd: number, bytes: Uint8Array, byteCount: number, offset: number): number
   fallocate(fd: number, mode: number, offset: number, bytes: number): number
+  lseek(fd: number, offset: number, whence: number): number
   sendto(fd: number, bytes: Uint8Array, byteCount: number, flags: number, to: Uint8Array, toBytes: number): number
   send(fd: number, bytes: Uint8Array, byteCount: number, flags: number): number
   recv(fd: number, target: Uint8Array, byteCount: number, flags: number): number
@@ -57,6 +59,7 @@ function load(): Native | undefined {
     preadv2: libc.func('int64_t preadv2(int fd, void *iov, int count, int64_t offset, int flags)'),
     pwrite: libc.func('int64_t pwrite(int fd, void *bytes, uint64_t byteCount, int64_t offset)'),
     fallocate: libc.func('int fallocate(int fd, int mode, int64_t offset, int64_t bytes)'),
+    lseek: libc.func('int64_t lseek(int fd, int64_t offset, int whence)'),
     sendto: libc.func('int64_t sendto(int fd, void *bytes, uint64_t byteCount, int flags, void *to, uint32_t toBytes)'),
     send: libc.func('int64_t send(int fd, void *bytes, uint64_t byteCount, int flags)'),
     recv: libc.func('int64_t recv(int fd, void *target, uint64_t byteCount, int flags)'),

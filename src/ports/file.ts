@@ -18,6 +18,14 @@ export interface RandomAccessFile {
   sync(): Promise<void>
   /** Gives the range back to the file system; it reads as zeroes. False where the file system cannot. */
   punchHole(offset: number, bytes: number): Promise<boolean>
+  /** Whether the byte at `offset` takes space, and how far that holds. Undefined where the file system does not tell. */
+  extent?(offset: number): FileExtent | undefined
   truncate(sizeBytes: number): Promise<void>
   close(): Promise<void>
+}
+
+export interface FileExtent {
+  readonly allocated: boolean
+  /** Where it ends: the file's end at the latest. */
+  readonly end: number
 }

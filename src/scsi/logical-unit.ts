@@ -224,7 +224,8 @@ export class LogicalUnit {
 
   /**
    * PREEMPT AND ABORT, SPC-4 §5.9.11.5: no task of these ports touches the medium any more. What the device is already
-   * doing cannot be called back, so it is waited for; such tasks end with TASK ABORTED, as the control page says (TAS).
+   * doing cannot be called back, so it is waited for. Such tasks end with TASK ABORTED, also without TAS: a transport
+   * counts on the end of every task, and an initiator that is told need not wait for a timeout.
    */
   async abortTasksOf(ports: readonly PortName[]): Promise<void> {
     const isTheirs = (task: Task): boolean =>
@@ -325,9 +326,10 @@ export class LogicalUnit {
       task.fail(scsiStatus.reservationConflict, noSense)
       return
     }
-    this.report(error)
     const what = senseOf(error, command?.writes === true) ?? condition.internalTargetFailure
     task.fail(scsiStatus.checkCondition, encodeSense(what, {}, descriptorFormat))
+    // Last: whoever listens may hold that a mistake of ours ends everything.
+    this.report(error)
   }
 }
 

@@ -47,8 +47,8 @@ const caching: ModePage = {
 
 /**
  * SPC-4 §7.5.10, control. Byte 2: TST TMF_ONLY DPICZ D_SENSE GLTSD RLEC; byte 3: queue algorithm 1h, tasks without an
- * order of their own may be reordered; byte 4: RAC, UA_INTLCK_CTRL, SWP; byte 5: TAS, a task that somebody
- * else aborts ends with TASK ABORTED; bytes 8 and 9: no limit to being busy.
+ * order of their own may be reordered; byte 4: RAC, UA_INTLCK_CTRL, SWP; byte 5: TAS is 0, tasks that somebody else's
+ * reset aborts end in silence and a unit attention tells of it; bytes 8 and 9: no limit to being busy.
  */
 const control: ModePage = {
   page: 0x0a,
@@ -60,7 +60,6 @@ const control: ModePage = {
     bytes[2] = (state.descriptorSense ? 0x04 : 0) | 0x02
     bytes[3] = 0x10
     bytes[4] = state.softwareWriteProtect ? 0x08 : 0
-    bytes[5] = 0x40
     bytes[8] = 0xff
     bytes[9] = 0xff
     return bytes

@@ -96,7 +96,7 @@ test('a disk that is not thin claims no provisioning, and 4Kn counts in its own 
 test('mode pages: caching and control, current, changeable and default, with and without descriptors', async () => {
   const initiator = initiatorOf()
   const caching = `081204${'00'.repeat(17)}`
-  const control = '0a0a021000400000ffff0000'
+  const control = '0a0a021000000000ffff0000'
   const descriptor = '0000080000000200'
   const sense = async (cdb: string): Promise<string> => toHex((await initiator.run(cdb)).data)
   expect(await sense('1a 00 3f 00 ff 00')).toBe(`2b001008${descriptor}${caching}${control}`)
@@ -128,18 +128,18 @@ test('MODE SELECT: write protection, descriptor sense and the cache; the others 
   }
   const write = (): Promise<string> =>
     initiator.run('2a 00 00000000 00 0001 00', { dataOut: new Uint8Array(512) }).then(outcomeOf)
-  expect(await select('0a0a021008400000ffff0000')).toBe('good')
+  expect(await select('0a0a021008000000ffff0000')).toBe('good')
   expect(await write()).toBe('7/2702')
   expect((await initiator.run('1a 08 3f 00 ff 00')).data[2]).toBe(0x90)
   expect(outcomeOf(await other.run('00 00 00 00 00 00'))).toBe('6/2a01')
-  expect(await select('0a0a021000400000ffff0000')).toBe('good')
+  expect(await select('0a0a021000000000ffff0000')).toBe('good')
   expect(await write()).toBe('good')
   expect(device.flushes).toBe(0)
   expect(await select(`081200${'00'.repeat(17)}`)).toBe('good')
   expect(device.flushes).toBe(1)
   await write()
   expect(device.flushes).toBe(2)
-  await select('0a0a061000400000ffff0000')
+  await select('0a0a061000000000ffff0000')
   const { sense } = await initiator.run('28 00 00000100 00 0001 00')
   expect(toHex(sense)).toBe('720521000000000c000a80000000000000000100')
   expect(toHex((await initiator.run('12 00 01 00 ff 00')).sense)).toBe('720524000000000802060000cf000200')
@@ -151,10 +151,10 @@ test('MODE SELECT takes all or nothing, and names the byte that is wrong', async
     ['15 11 0000 04 00', '00000000', '5/2400@cdb 1.0'],
     ['15 00 0000 04 00', '00000000', '5/2400@cdb 1.4'],
     ['15 10 0000 03 00', '000000', '5/1a00'],
-    ['15 10 0000 10 00', '000000000a0a021008400000ffff0001', '5/2600@parameters 15'],
-    ['15 10 0000 10 00', '000000000a0a031008400000ffff0000', '5/2600@parameters 6'],
-    ['15 10 0000 10 00', '000000000a0b021008400000ffff0000', '5/2600@parameters 5'],
-    ['15 10 0000 0f 00', '000000000a0a021008400000ffff00', '5/1a00'],
+    ['15 10 0000 10 00', '000000000a0a021008000000ffff0001', '5/2600@parameters 15'],
+    ['15 10 0000 10 00', '000000000a0a031008000000ffff0000', '5/2600@parameters 6'],
+    ['15 10 0000 10 00', '000000000a0b021008000000ffff0000', '5/2600@parameters 5'],
+    ['15 10 0000 0f 00', '000000000a0a021008000000ffff00', '5/1a00'],
     ['15 10 0000 06 00', '000000000101', '5/2600@parameters 4.5'],
     ['15 10 0000 0c 00', '000000080000080000000400', '5/2600@parameters 9'],
     ['15 10 0000 0c 00', '000000080000080100000200', '5/2600@parameters 4'],
@@ -192,7 +192,7 @@ test('a reset tells everybody, and what was set is as it was', async () => {
   const server = createDeviceServer({ targetName, disks: [{ device: createMemoryDevice(512 * 8), serialNumber }] })
   const a = new Initiator(server)
   const b = new Initiator(server, 'iqn.lab:b')
-  await a.run('15 10 0000 10 00', { dataOut: hex('000000000a0a021008400000ffff0000') })
+  await a.run('15 10 0000 10 00', { dataOut: hex('000000000a0a021008000000ffff0000') })
   expect(server.manage(a.nexus, new Uint8Array(8), 'logicalUnitReset')).toBe('done')
   expect(server.manage(a.nexus, hex('0007000000000000'), 'logicalUnitReset')).toBe('lunMissing')
   for (const each of [a, b]) {

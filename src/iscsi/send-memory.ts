@@ -46,6 +46,8 @@ export class Region {
 export class SendMemory {
   readonly #idle: Slab[] = []
   #current: Slab
+  /** Taken and not released. */
+  regionCount = 0
 
   constructor() {
     this.#current = new Slab(slabBytes)
@@ -66,6 +68,7 @@ export class SendMemory {
     const start = slab.usedBytes
     slab.usedBytes += bytes
     slab.regionCount++
+    this.regionCount++
     return new Region(slab, slab.bytes, start, slab.usedBytes)
   }
 
@@ -77,6 +80,7 @@ export class SendMemory {
   #drop(slab: Slab): void {
     assert(slab.regionCount > 0, 'a region was released twice')
     slab.regionCount--
+    this.regionCount--
     if (slab.regionCount > 0) return
     slab.usedBytes = 0
     if (slab === this.#current || slab.bytes.byteLength !== slabBytes) return
@@ -88,6 +92,7 @@ export class SendMemory {
     if (before.slab === undefined || before.slab !== next.slab || before.end !== next.start) return false
     before.end = next.end
     before.slab.regionCount--
+    this.regionCount--
     return true
   }
 }

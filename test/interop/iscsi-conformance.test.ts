@@ -8,7 +8,7 @@ import { createMemoryDevice } from '../../src/block/memory.ts'
 import { createMemoryFile } from '../../src/block/memory-file.ts'
 import { createOverlay } from '../../src/block/overlay.ts'
 import type { ReservationStore } from '../../src/scsi/reservations/store.ts'
-import { run, type Served, serve } from './iscsi-served.ts'
+import { run, type Served, type ServedOptions, serve } from './iscsi-served.ts'
 
 const mebibyte = 1024 * 1024
 
@@ -22,11 +22,12 @@ function reservationMemory(): ReservationStore {
   return { saved: undefined, save: () => Promise.resolve() }
 }
 
-function serveForSuite(): Promise<Served> {
+function serveForSuite(options: Partial<ServedOptions> = {}): Promise<Served> {
   return serve({
     device: ephemeralClone(),
     // GetLBAStatus.UnmapSingle contradicts itself unless a physical block is a logical one.
     physicalBlockBytes: 512,
+    ...options,
     reservationStore: reservationMemory(),
     // Sanitize.Reset looks after some seconds whether the work still goes on: 64 MiB must not be done by then.
     sanitizeSlowness: 10,
@@ -69,5 +70,26 @@ test.concurrent('iscsi-test-cu over two paths: 0 failed', { timeout: 300_000 }, 
   }
   expect(ran).toBeGreaterThan(200)
   expect(served.faults).toEqual([])
+  await served.close()
+})
+
+test.concurrent('what asks for large physical blocks, and for a write-protected disk, gets them: 0 failed', async () => {
+  const large = await serveForSuite({ physicalBlockBytes: 4096 })
+  for (const name of ['ALL.CompareAndWrite', 'ALL.WriteSame10', 'ALL.WriteSame16', 'ALL.Unmap', 'ALL.ReadCapacity16']) {
+    expect((await suite(name, [large.url])).failures, name).toEqual([])
+  }
+  await large.close()
+  const readOnly = await serveForSuite({ device: createMemoryDevice(new Uint8Array(mebibyte), { readOnly: true }) })
+  expect((await suite('ALL.ReadOnly', [readOnly.url])).failures).toEqual([])
+  await readOnly.close()
+})
+
+test.concurrent('a disk of 4 KiB blocks reads, writes and unmaps as the suite wants: 0 failed', async () => {
+  const golden = createMemoryDevice(new Uint8Array(64 * mebibyte), { readOnly: true, blockBytes: 4096 })
+  const device = createOverlay({ golden, changes: createMemoryFile(128 * mebibyte) })
+  const served = await serveForSuite({ device, physicalBlockBytes: 4096 })
+  for (const name of ['Read10', 'Read16', 'Write10', 'Write16', 'Unmap', 'WriteSame16', 'CompareAndWrite', 'Inquiry']) {
+    expect((await suite(`ALL.${name}`, [served.url])).failures, name).toEqual([])
+  }
   await served.close()
 })

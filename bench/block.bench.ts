@@ -20,6 +20,7 @@ import {
   unlessInstalled,
 } from './frame.ts'
 import { runNbd } from './nbd-load.ts'
+import { isListening, serveByTgt } from './tgt.ts'
 
 const goldenBytes = 384 * 1024 * 1024
 
@@ -131,22 +132,8 @@ function tgtRaw(load: Load): Contender {
   return contender('tgt, raw file', 'tgt', '/usr/sbin/tgtd', load.isWarm === true, async (golden, folder) => {
     const copy = join(folder, 'raw.img')
     copyFileSync(golden, copy)
-    const ourPort = port++
-    const environment = { TGT_IPC_SOCKET: join(folder, `tgt-${ourPort}`) }
-    const server = await startProcess({
-      command: 'tgtd',
-      args: ['-f', '--iscsi', `portal=${serverAddress}:${ourPort}`],
-      environment,
-      ready: () => isListening(ourPort),
-    })
-    const admin = (...words: string[]): void => {
-      execFileSync('tgtadm', ['--lld', 'iscsi', ...words], { env: { ...process.env, ...environment } })
-    }
-    const target = 'iqn.2026-01.slipway.bench:tgt'
-    admin('--mode', 'target', '--op', 'new', '--tid', '1', '-T', target)
-    admin('--mode', 'logicalunit', '--op', 'new', '--tid', '1', '--lun', '1', '-b', copy)
-    admin('--mode', 'target', '--op', 'bind', '--tid', '1', '-I', 'ALL')
-    return { server, run: () => runIscsi(load, `iscsi://${serverAddress}:${ourPort}/${target}/1`) }
+    const { server, url } = await serveByTgt(copy, folder, port++)
+    return { server, run: () => runIscsi(load, url) }
   })
 }
 
@@ -170,12 +157,6 @@ function qemuNbdClone(load: Load): Contender {
       return { server, run: () => runNbd({ ...load, address: serverAddress, port: ourPort, inFlight }) }
     },
   )
-}
-
-/** Asked of the kernel: a connection would count as the server's first client. */
-function isListening(portNumber: number): boolean {
-  const hex = portNumber.toString(16).toUpperCase().padStart(4, '0')
-  return readFileSync('/proc/net/tcp', 'utf8').includes(`:${hex} 00000000:0000 0A`)
 }
 
 const unit = 'operations/s'

@@ -1,0 +1,134 @@
+/**
+ * Goal: whoever does not trust us gets nothing from us, and whoever comes with the wrong secret gets no disk; each is an
+ * event that says so. Method: `slipway up` in a network of its own; curl with the cipher lists of the loaders (docs/quirks.md),
+ * libiscsi with the credentials of a script.
+ */
+import { spawnSync } from 'node:child_process'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { expect, onTestFinished, test } from 'vitest'
+import { LabNetwork, lab } from '../../lab/namespace.ts'
+import { SlipwayServer } from '../../lab/slipway.ts'
+
+const mac = '52:54:00:77:00:21'
+const withinMs = 15_000
+
+type Site = { readonly network: LabNetwork; readonly server: SlipwayServer; readonly folder: string }
+
+async function site(): Promise<Site> {
+  const folder = await mkdtemp(join(tmpdir(), 'slipway-trust-'))
+  onTestFinished(() => rm(folder, { recursive: true }))
+  const imagePath = join(folder, 'disk.img')
+  await writeFile(imagePath, Buffer.alloc(1024 * 1024, 1))
+  const network = await LabNetwork.create()
+  onTestFinished(() => network.close())
+  const server = await SlipwayServer.start({ network, imagePath, dhcp: 'own', admit: 'all', chap: 'mutual' })
+  onTestFinished(async () => void (await server.stop()))
+  return { network, server, folder }
+}
+
+/** By name, as the script sets them. */
+async function fetchScript(
+  { network }: Site,
+  url: string,
+  options: readonly string[] = [],
+): Promise<Map<string, string>> {
+  const script = await network.run(['curl', '--silent', '--show-error', '--fail', ...options, url], 'curl')
+  const settings = [...script.matchAll(/^set ([\w-]+) (\S+)/gm)].map(
+    ([, name = '', value = '']) => [name, value] as const,
+  )
+  const targetName = /^sanboot iscsi:\S*?(iqn\.\S+?)(?: |$)/m.exec(script)?.[1] ?? ''
+  return new Map([...settings, ['target', targetName]])
+}
+
+/** The disk's INQUIRY data, as a machine with these credentials gets it. */
+async function logIn({ network }: Site, script: ReadonlyMap<string, string>): Promise<string> {
+  const of = (name: string): string => script.get(name) ?? ''
+  const environment = [
+    `LIBISCSI_CHAP_USERNAME=${of('username')}`,
+    `LIBISCSI_CHAP_PASSWORD=${of('password')}`,
+    `LIBISCSI_CHAP_TARGET_USERNAME=${of('reverse-username')}`,
+    `LIBISCSI_CHAP_TARGET_PASSWORD=${of('reverse-password')}`,
+  ]
+  const url = `iscsi://${lab.serverAddress}:3260/${of('target')}/0`
+  return await network.run(['env', ...environment, 'iscsi-inq', '-i', of('initiator-iqn'), url], 'iscsi-inq')
+}
+
+const scriptPath = `/boot/${mac}.ipxe`
+
+test('the secrets of a boot open its disk until the next boot has logged in, and then nothing', async () => {
+  const here = await site()
+  const { server } = here
+  const url = `http://${lab.serverAddress}${scriptPath}`
+  const first = await fetchScript(here, url)
+  expect(await logIn(here, first)).toContain('Peripheral')
+  expect(await server.waitFor('iscsiLogin', withinMs)).toMatchObject({ mac, authentication: 'mutual' })
+
+  // Asking for another script takes nothing away; logging in with it does.
+  const second = await fetchScript(here, url)
+  expect(second.get('password')).not.toBe(first.get('password'))
+  await logIn(here, first)
+  expect(server.eventsOf('credentialsEnded')).toEqual([])
+  await logIn(here, second)
+  expect(await server.waitFor('credentialsEnded', withinMs)).toMatchObject({ mac, reason: 'nextBoot' })
+
+  await expect(logIn(here, first), 'the script of the boot before').rejects.toThrow()
+  const replayed = await server.waitFor('iscsiLoginFailed', withinMs)
+  await expect(logIn(here, new Map([...second, ['password', 'A'.repeat(16)]])), 'a guess').rejects.toThrow()
+  const guessed = await server.waitFor('iscsiLoginFailed', withinMs, ({ id }) => id > replayed.id)
+  for (const refused of [replayed, guessed]) expect(refused).toMatchObject({ mac, reason: 'wrongCredentials' })
+
+  // libiscsi, like iPXE, goes on with no target that cannot prove itself.
+  const loginCount = server.eventsOf('iscsiLogin').length
+  await expect(logIn(here, new Map([...second, ['reverse-password', 'B'.repeat(16)]]))).rejects.toThrow()
+  expect(server.eventsOf('iscsiLogin')).toHaveLength(loginCount)
+
+  const said = JSON.stringify(server.events)
+  for (const script of [first, second]) {
+    for (const name of ['password', 'reverse-password']) expect(said).not.toContain(script.get(name))
+  }
+})
+
+test.each([
+  ['iPXE of 2019', 'AES128-SHA256'],
+  ['OVMF of 2022', 'DHE-RSA-AES128-GCM-SHA256'],
+  ['iPXE of 2026', 'ECDHE-ECDSA-AES128-GCM-SHA256'],
+] as const)('with the ciphers of %s a script comes by HTTPS to who trusts us, and to nobody else', async (_, cipher) => {
+  const here = await site()
+  const { network, server, folder } = here
+  await server.waitFor('serviceReady', withinMs, ({ service }) => service === 'https')
+  const ours = join(folder, 'ours.crt')
+  await server.run(network, ['ca', 'export', ours])
+  const url = `https://${lab.serverAddress}${scriptPath}`
+  const as = (ca: string): string[] => ['--cacert', ca, '--tls-max', '1.2', '--ciphers', cipher]
+  const script = await fetchScript(here, url, as(ours))
+  expect(script.get('password')).toHaveLength(16)
+  expect(await server.waitFor('tlsAgreed', withinMs)).toMatchObject({ protocol: 'TLSv1.2', cipher })
+  expect(await server.waitFor('scriptServed', withinMs)).toMatchObject({ encrypted: true })
+
+  const theirs = join(folder, 'theirs.crt')
+  const made = [
+    'req',
+    '-x509',
+    '-newkey',
+    'rsa:2048',
+    '-nodes',
+    '-subj',
+    '/CN=theirs',
+    '-keyout',
+    '/dev/null',
+    '-out',
+    theirs,
+  ]
+  expect(spawnSync('openssl', made).status).toBe(0)
+  await expect(fetchScript(here, url, as(theirs))).rejects.toThrow(/certificate/)
+  expect(await server.waitFor('tlsFailed', withinMs)).toMatchObject({ reason: 'the loader does not trust our CA' })
+  expect(server.eventsOf('scriptServed')).toHaveLength(1)
+
+  // Logged in to what it got: the audit says with what it was protected.
+  await logIn(here, await fetchScript(here, url, as(ours)))
+  const audit = await server.run(network, ['audit', mac])
+  expect(audit).toContain(`TLS 1.2, ${cipher}`)
+  expect(audit).toMatch(/: grade C\./)
+})

@@ -29,6 +29,13 @@ const compatCiphers: Readonly<Record<Compat, string>> = {
   ovmf: 'DHE-RSA-AES128-GCM-SHA256:DHE-RSA-AES256-GCM-SHA384:AES128-GCM-SHA256:AES256-GCM-SHA384:DHE-RSA-AES256-SHA256',
 }
 
+/** The setting that allows this suite; undefined: a modern one, which is always allowed. */
+function compatOf(cipher: string): Compat | undefined {
+  const allows = (ciphers: string): boolean => ciphers.split(':').includes(cipher)
+  if (allows(modernCiphers)) return undefined
+  return (Object.keys(compatCiphers) as Compat[]).find((name) => allows(compatCiphers[name]))
+}
+
 const renewalCheckMs = 24 * 60 * 60 * 1000
 
 /** @throws {OperationError} those of openSiteTrust; portTaken, portForbidden */
@@ -43,7 +50,8 @@ export async function startHttps(
     await terms(),
     {
       secured: ({ remote, protocol, cipher, clientFingerprint }) => {
-        const happening = { kind: 'tlsAgreed', protocol, cipher, clientFingerprint } as const
+        const compat = protocol === 'TLSv1.3' ? undefined : compatOf(cipher)
+        const happening = { kind: 'tlsAgreed', protocol, cipher, compat, clientFingerprint } as const
         say({ whose: { address: remote.address }, happening })
       },
       failed: (remote, reason) => {

@@ -19,6 +19,7 @@ const tls = (cipher: string, protocol = 'TLSv1.2', clientFingerprint?: string): 
   kind: 'tlsAgreed',
   protocol,
   cipher,
+  compat: undefined,
   clientFingerprint,
 })
 const modern = tls('ECDHE-RSA-AES128-GCM-SHA256')

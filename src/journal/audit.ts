@@ -161,7 +161,8 @@ function auditScript(events: readonly BootEvent[]): Found {
     const old = agreed.find(({ cipher, protocol }) => !isModern(cipher, protocol))
     if (old !== undefined) {
       const why = `TLS used ${old.cipher}, which is old: ${weaknessOf(old.cipher)}`
-      reasons.push({ caps: 'B', why, remedy: 'Use a newer iPXE, then take the name out of [https] compat.' })
+      const setting = old.compat === undefined ? 'what is not needed' : `"${old.compat}"`
+      reasons.push({ caps: 'B', why, remedy: `Use a newer loader, then take ${setting} out of [https] compat.` })
     }
   }
   if (proved === undefined) {

@@ -74,6 +74,8 @@ export type Happening =
       readonly kind: 'tlsAgreed'
       readonly protocol: string
       readonly cipher: string
+      /** The setting of [https] compat without which this suite would not have been agreed on. */
+      readonly compat: string | undefined
       /** SHA-256, hex, of the certificate with which the machine proved itself. */
       readonly clientFingerprint: string | undefined
     }

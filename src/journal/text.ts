@@ -55,7 +55,7 @@ export function sentence(event: Happening): string {
     case 'httpNotFound':
       return `asked by HTTP for ${foreign(event.path)}, which is not there`
     case 'tlsAgreed':
-      return `speaks ${event.protocol.replace('TLSv', 'TLS ')} with ${event.cipher}${event.clientFingerprint === undefined ? '' : ', and proved itself by certificate'}`
+      return tlsSentence(event)
     case 'tlsFailed':
       return `could not agree on TLS: ${event.reason}`
     case 'scriptServed':
@@ -128,6 +128,12 @@ function scriptSentence(event: Extract<Happening, { kind: 'scriptServed' }>): st
     default:
       return unreachable(event.script)
   }
+}
+
+function tlsSentence(event: Extract<Happening, { kind: 'tlsAgreed' }>): string {
+  const old = event.compat === undefined ? '' : `, which [https] compat allows for ${event.compat}`
+  const proof = event.clientFingerprint === undefined ? '' : ', and proved itself by certificate'
+  return `speaks ${event.protocol.replace('TLSv', 'TLS ')} with ${event.cipher}${old}${proof}`
 }
 
 function loginOf(event: Extract<Happening, { kind: 'iscsiLogin' }>): string {

@@ -1,3 +1,5 @@
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
 import { type Command, Option } from 'commander'
 import { decideUp } from '../app/config.ts'
 import type { Finding } from '../app/doctor/finding.ts'
@@ -18,11 +20,15 @@ export function addDoctorCommand(program: Command): void {
       const { runDoctor, worstOf } = await import('../app/doctor/doctor.ts')
       const { systemProbes } = await import('../app/doctor/system-probes.ts')
       const { openGolden } = await import('../app/golden.ts')
+      const { addedLoadersFolder } = await import('../app/loaders.ts')
       const file = readConfig(flags.config)
       const imagePath = image ?? file.image
       // Everything else about a boot can be looked at without an image.
       const config = decideUp(file, { ...upFlags(imagePath ?? '-', flags) }, defaultStateDirectory())
-      const options = { ...config, imagePath, ports: { ...config.ports, https: 0 } }
+      // `up` looks there first, and does not miss it when nothing was added.
+      const added = join(config.stateDirectory, addedLoadersFolder)
+      const loadersDirectories = [...(existsSync(added) ? [added] : []), ...config.loadersDirectories]
+      const options = { ...config, loadersDirectories, imagePath, ports: { ...config.ports, https: 0 } }
       const probes = systemProbes({ openImage: async (path) => (await openGolden(path)).device })
       const findings = await runDoctor(options, probes)
       for (const finding of findings) {

@@ -13,6 +13,7 @@ import { openFile } from '../host/file.ts'
 import { systemHash } from '../host/hash.ts'
 import { basename } from '../host/path.ts'
 import { systemRandom } from '../host/random.ts'
+import { openReservationFile } from '../host/reservation-file.ts'
 import { readSecretFile } from '../host/secret-file.ts'
 import { systemTcp } from '../host/tcp.ts'
 import type { Authentication, ChapCredential, IscsiEvent, TargetDirectory } from '../iscsi/policy.ts'
@@ -36,6 +37,9 @@ export type TargetOptions = {
   readonly name: string | undefined
   readonly access: TargetAccess
   readonly blockBytes: 512 | 4096
+  readonly physicalBlockBytes: 512 | 4096
+  /** Where persistent reservations outlive a restart; undefined: they do not, and initiators are told. */
+  readonly reservationsPath: string | undefined
   readonly initiator: CredentialSource | undefined
   readonly target: CredentialSource | undefined
 }
@@ -65,11 +69,21 @@ export async function startTarget(
 ): Promise<RunningTarget> {
   const targetName = nameOf(options)
   const authentication = await authenticationOf(options)
+  const { reservationsPath } = options
+  const reservationStore = reservationsPath === undefined ? undefined : await openReservationFile(reservationsPath)
   const device = await openDevice(options)
   try {
     const deviceServer = createDeviceServer({
       targetName,
-      disks: [{ device, serialNumber: serialOf(targetName), logicalBlockBytes: options.blockBytes }],
+      disks: [
+        {
+          device,
+          serialNumber: serialOf(targetName),
+          logicalBlockBytes: options.blockBytes,
+          physicalBlockBytes: options.physicalBlockBytes,
+          ...(reservationStore === undefined ? {} : { reservationStore }),
+        },
+      ],
       report: (error) => {
         if (!(error instanceof OperationError)) throw error
         listener({ kind: 'diskFailed', reason: error.message, hint: error.hint })

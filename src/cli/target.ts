@@ -12,6 +12,8 @@ type Flags = {
   readonly inPlace?: boolean
   readonly clone?: string
   readonly blockSize: '512' | '4096'
+  readonly physicalBlockSize: '512' | '4096'
+  readonly reservations?: string
   readonly chap?: string
   readonly chapSecretFile?: string
   readonly mutual?: string
@@ -41,6 +43,10 @@ export function addTargetCommand(program: Command): void {
       ]),
     )
     .addOption(new Option('--block-size <BYTES>', 'logical block').choices(['512', '4096']).default('512'))
+    .addOption(
+      new Option('--physical-block-size <BYTES>', 'told to initiators').choices(['512', '4096']).default('4096'),
+    )
+    .option('--reservations <FILE>', 'keep persistent reservations here across restarts (default: not kept)')
     .option('--chap <USER>', 'the initiator must prove that it is USER')
     .option('--chap-secret-file <FILE>', 'file with its secret, 12 characters or more')
     .option('--mutual <USER>', 'prove to the initiator that we are USER')
@@ -74,6 +80,8 @@ function optionsOf(imagePath: string, flags: Flags): TargetOptions {
     name: flags.name,
     access: accessOf(flags),
     blockBytes: flags.blockSize === '4096' ? 4096 : 512,
+    physicalBlockBytes: flags.physicalBlockSize === '4096' ? 4096 : 512,
+    reservationsPath: flags.reservations,
     initiator: credentialOf('chap', flags.chap, flags.chapSecretFile),
     target: credentialOf('mutual', flags.mutual, flags.mutualSecretFile),
   }

@@ -32,6 +32,8 @@ const known = {
   up: 'bin/slipway up golden.img --interface eth0',
   admit: 'bin/slipway admit 52:54:00:12:34:56',
   target: 'bin/slipway target disk.img',
+  imageAdd: 'bin/slipway image add disk.qcow2.xz',
+  audit: 'bin/slipway audit',
 } as const
 
 test('the README opens with what Slipway is, then the two commands', () => {
@@ -73,8 +75,20 @@ test('doctor, up and admit, on a network', async () => {
     printed += String(text)
   })
   await expect.poll(() => printed, { timeout: 10_000 }).toContain(`on ${lab.interfaceName} (${lab.serverAddress})`)
+  expect(await network.run(here(known.audit, ''), 'audit')).toMatch(/^MAC +name +last boot/)
   expect(await network.run(here(known.admit, ''), 'admit')).toBe('52:54:00:12:34:56 is admitted.\n')
   expect(await server.stop('SIGINT', 10_000)).toEqual({ code: 0, signal: null })
+})
+
+test('image add, of a compressed image', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'slipway-readme-'))
+  onTestFinished(() => rmSync(folder, { recursive: true }))
+  const make = 'qemu-img create -q -f qcow2 disk.qcow2 16M && xz disk.qcow2'
+  const line = `${make} && ${known.imageAdd.replace('bin/', `${root}/bin/`)} --state state`
+  const done = spawnSync(line, { shell: true, cwd: folder, encoding: 'utf8', timeout: 30_000 })
+  expect(done.stderr).not.toMatch(/slipway:/)
+  expect(done.status).toBe(0)
+  expect(done.stdout).toMatch(/disk@1/)
 })
 
 test('target, and another program reads the disk', async () => {

@@ -1,9 +1,13 @@
 /** Goal: the command says what failed, why and what to do next, and tells the shell. Method: run it as a person would. */
-import { spawn, spawnSync } from 'node:child_process'
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, expect, onTestFinished, test } from 'vitest'
+import { systemHash } from '../../src/host/hash.ts'
+import { systemRandom } from '../../src/host/random.ts'
+import { systemTcp } from '../../src/host/tcp.ts'
+import { connectInitiator } from '../../src/iscsi/initiator.ts'
 
 const slipway = join(import.meta.dirname, '..', '..', 'bin', 'slipway')
 const folder = mkdtempSync(join(tmpdir(), 'slipway-cli-'))
@@ -109,4 +113,49 @@ test('target is ready within a second and small, exits 0 on Ctrl-C, and says tha
   const exited = new Promise((resolve) => child.once('exit', resolve))
   child.kill('SIGINT')
   expect(await exited).toBe(0)
+})
+
+test('persistent reservations are there after the target was killed and started again', async () => {
+  const reservations = join(folder, 'reservations.json')
+  const name = 'iqn.2026-01.lab:kept'
+  const start = async (): Promise<ChildProcess> => {
+    const words = ['target', image, '--name', name, '--listen', '127.0.0.1:13261', '--reservations', reservations]
+    const child = spawn(slipway, words)
+    onTestFinished(() => {
+      child.kill('SIGKILL')
+    })
+    await new Promise((resolve) => child.stdout.once('data', resolve))
+    return child
+  }
+  const session = () =>
+    connectInitiator({
+      network: systemTcp,
+      random: systemRandom,
+      hash: systemHash,
+      to: { address: '127.0.0.1', port: 13_261 },
+      initiatorName: 'iqn.2026-01.lab:owner',
+      targetName: name,
+      isid: '00023d000001',
+    })
+  /** SPC-4 6.16: REGISTER AND IGNORE EXISTING KEY, with APTPL. */
+  const register = Uint8Array.of(0x5f, 6, 0, 0, 0, 0, 0, 0, 24, 0)
+  const parameters = new Uint8Array(24)
+  parameters.set([0, 0, 0, 0, 0xca, 0xfe, 0xba, 0xbe], 8)
+  parameters[20] = 1
+  const readKeys = { cdb: Uint8Array.of(0x5e, 0, 0, 0, 0, 0, 0, 0, 64, 0), readBytes: 64 }
+
+  const first = await start()
+  const owner = await session()
+  await owner.command({ cdb: new Uint8Array(6) }) // takes the unit attention of a new session
+  expect((await owner.command({ cdb: register, write: parameters })).status).toBe(0)
+  first.kill('SIGKILL')
+  await new Promise((resolve) => first.once('exit', resolve))
+
+  const second = await start()
+  const again = await session()
+  await again.command({ cdb: new Uint8Array(6) })
+  const keys = await again.command(readKeys)
+  expect(Buffer.from(keys.data.subarray(8, 16)).toString('hex')).toBe('00000000cafebabe')
+  again.destroy()
+  second.kill('SIGKILL')
 })

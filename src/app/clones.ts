@@ -1,6 +1,6 @@
 /**
- * The machines' disks: for each machine one clone of the golden image, opened when it first logs in and kept open, so that
- * sessions come and go without the disk noticing. A clone is an ordinary qcow2 file with the golden image behind it.
+ * Clones on disk: ordinary qcow2 files with a golden image behind them, in one directory. One that is open is locked, so
+ * that `slipway clone` leaves it alone.
  */
 import type { Mac } from '../base/address.ts'
 import { OperationError } from '../base/errors.ts'
@@ -8,47 +8,121 @@ import type { BlockDevice } from '../block/device.ts'
 import { createClone } from '../block/qcow2/create.ts'
 import { type BackingResolver, openQcow2, readHeader } from '../block/qcow2/open.ts'
 import { nodeCompression } from '../host/compression.ts'
-import { makeDirectory } from '../host/directory.ts'
+import { makeDirectory, removeIfThere } from '../host/directory.ts'
 import { openFile } from '../host/file.ts'
-import { join, resolve } from '../host/path.ts'
+import { type FileLock, lockFile } from '../host/lock.ts'
+import { dirname, join, resolve } from '../host/path.ts'
 import type { RandomAccessFile } from '../ports/file.ts'
+import { listCloneFiles, nameOfClone } from './clone-files.ts'
 import type { GoldenImage } from './golden.ts'
+import { backingPath, cloneOfAnother, type ImageShelf, type MeantImage } from './shelf.ts'
 
-export type Clone = { readonly device: BlockDevice; readonly path: string }
+export type Clone = {
+  readonly device: BlockDevice
+  readonly path: string
+  /** Of the golden image it stands on. */
+  readonly goldenPath: string
+}
 
 export class Clones {
-  readonly #directory: string
-  readonly #golden: GoldenImage
-  readonly #open = new Map<Mac, Promise<Clone>>()
+  /** Absolute. Made when the first clone is. */
+  readonly directory: string
+  readonly #shelf: ImageShelf
+  /** By the name of the file. */
+  readonly #open = new Map<string, Promise<Clone & { readonly lock: FileLock }>>()
 
-  /** `directory` is made when the first clone is. */
-  constructor(directory: string, golden: GoldenImage) {
-    this.#directory = resolve(directory)
-    this.#golden = golden
+  constructor(directory: string, shelf: ImageShelf) {
+    this.directory = resolve(directory)
+    this.#shelf = shelf
   }
 
-  /** The machine's clone; made if it has none. @throws {OperationError} */
-  open(mac: Mac): Promise<Clone> {
-    let clone = this.#open.get(mac)
-    if (clone === undefined) {
-      clone = this.#openOrMake(mac)
-      clone.catch(() => this.#open.delete(mac)) // the next login tries again
-      this.#open.set(mac, clone)
+  /**
+   * The machine's own clone, kept from boot to boot; made of `image` if it has none. One that is there stays on the version
+   * it was made of. @throws {OperationError} cloneBusy, cloneOfAnother, fileMissing, noSpace, ...
+   */
+  async openOwn(mac: Mac, image: MeantImage): Promise<Clone> {
+    const clone = await this.#share(nameOfClone(mac), image)
+    if (this.#shelf.nameOf(clone.goldenPath) === this.#shelf.nameOf(image.path)) return clone
+    await this.close(nameOfClone(mac))
+    throw cloneOfAnother(clone.path, this.#shelf.labelOf(clone.goldenPath), image.label, mac)
+  }
+
+  /** A fresh one for the next boot. `readOnly`: only remembers which version that boot has. @throws {OperationError} */
+  async make(file: string, image: MeantImage, readOnly: boolean): Promise<Clone> {
+    return this.#share(file, image, readOnly)
+  }
+
+  /** One that must be there. @throws {OperationError} fileMissing, cloneBusy, imageCorrupt, ... */
+  async reopen(file: string, readOnly: boolean): Promise<Clone> {
+    return this.#share(file, undefined, readOnly)
+  }
+
+  /** Flushes it and lets go of it. */
+  async close(file: string): Promise<void> {
+    const clone = await this.#open.get(file)?.catch(() => undefined)
+    this.#open.delete(file)
+    await clone?.device.close()
+    clone?.lock.release()
+  }
+
+  async discard(file: string): Promise<void> {
+    await this.close(file)
+    await removeIfThere(join(this.directory, file))
+  }
+
+  /** The machine's clones that were made for one boot. */
+  async filesOfBoots(mac: Mac): Promise<string[]> {
+    const all = await listCloneFiles(this.directory)
+    return all.filter((clone) => clone.mac === mac && clone.isOfOneBoot).map(({ file }) => file)
+  }
+
+  async closeAll(): Promise<void> {
+    for (const file of [...this.#open.keys()]) await this.close(file)
+  }
+
+  #share(file: string, image: MeantImage | undefined, readOnly = false): Promise<Clone> {
+    const known = this.#open.get(file)
+    if (known !== undefined) return known
+    const opening = this.#openLocked(join(this.directory, file), image, readOnly)
+    opening.catch(() => this.#open.delete(file)) // the next login tries again
+    this.#open.set(file, opening)
+    return opening
+  }
+
+  async #openLocked(
+    path: string,
+    image: MeantImage | undefined,
+    readOnly: boolean,
+  ): Promise<Clone & { readonly lock: FileLock }> {
+    await makeDirectory(this.directory)
+    if (image !== undefined) {
+      const golden = await this.#shelf.open(image.path)
+      await (await openOrMake(path, { ...golden, path: image.backingName })).close()
     }
-    return clone
-  }
-
-  /** Flushes and closes all of them. */
-  async close(): Promise<void> {
-    const all = await Promise.allSettled(this.#open.values())
-    this.#open.clear()
-    for (const clone of all) if (clone.status === 'fulfilled') await clone.value.device.close()
-  }
-
-  async #openOrMake(mac: Mac): Promise<Clone> {
-    await makeDirectory(this.#directory)
-    const path = join(this.#directory, `${mac.replaceAll(':', '-')}.qcow2`)
-    return { path, device: await openOrMakeClone(path, this.#golden) }
+    const lock = lockFile(path, 'mustBeThere')
+    if (lock === undefined) {
+      const hint = 'Wait until that is done; the machine tries again by itself.'
+      throw new OperationError('cloneBusy', `${path} is in use by another slipway command`, hint)
+    }
+    const file = await openFile(path, readOnly ? 'readOnly' : 'readWrite')
+    try {
+      let goldenPath = ''
+      const backing: BackingResolver = {
+        resolve: async ({ name }, from) => {
+          goldenPath = backingPath(dirname(from), name)
+          if (this.#shelf.nameOf(goldenPath) !== undefined) {
+            return { kind: 'device', device: (await this.#shelf.open(goldenPath)).device }
+          }
+          throw cloneOfAnother(from, name, image?.label ?? 'anything that is served')
+        },
+      }
+      const device = await openQcow2(file, { compression: nodeCompression, backing, readOnly })
+      return { device, path, goldenPath, lock }
+    } catch (error) {
+      await file.close()
+      lock.release()
+      throw error
+    }
   }
 }
 
@@ -100,8 +174,7 @@ function onlyThis(golden: GoldenImage): BackingResolver {
   return {
     resolve: async ({ name }, from) => {
       if (name === golden.path) return { kind: 'device', device: golden.device }
-      const hint = `Serve ${name} as before, or move ${from} away: the machine then gets a fresh clone.`
-      throw new OperationError('cloneOfAnother', `${from} is a clone of ${name}, not of ${golden.path}`, hint)
+      throw cloneOfAnother(from, name, golden.path)
     },
   }
 }

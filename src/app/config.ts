@@ -7,6 +7,7 @@
  *   admit = "ask"                     # ask | all | none
  *   transport = "auto"                # strict | auto | open: may a script, which holds secrets, travel without TLS
  *   loaders = "/usr/lib/ipxe"
+ *   cache = "512MiB"                  # memory for blocks of golden images, all clones together
  *   server-name = "boot.lab"          # in certificates and URLs, beside the address
  *
  *   [dhcp]
@@ -18,6 +19,9 @@
  *
  *   [iscsi]
  *   chap = "mutual"                   # mutual | one-way | none
+ *
+ *   [clones]
+ *   policy = "persistent"             # persistent | ephemeral (a fresh one at each boot) | read-only
  *
  *   [https]
  *   compat = ["ipxe-2019", "ovmf"]    # weaker cipher suites, for loaders that have no others
@@ -32,13 +36,17 @@
  *
  *   [machine."52:54:00:12:34:56"]     # known before it is first seen
  *   name = "bench-3"
+ *   image = "debian-12"               # of the library; debian-12@3 holds it at that version
+ *   policy = "ephemeral"
  *   admit = true
  */
 import { parse, TomlError } from 'smol-toml'
 import { z } from 'zod'
 import { formatIpv4, parseIpv4, parseMac } from '../base/address.ts'
 import { OperationError } from '../base/errors.ts'
-import type { TransportPolicy } from '../fleet/machine.ts'
+import { mebibyte, parseBytes } from '../base/units.ts'
+import type { ClonePolicy, TransportPolicy } from '../fleet/machine.ts'
+import { type ImageReference, parseReference } from '../images/catalogue.ts'
 
 const port = z.int().min(1).max(65_535)
 const ipv4 = z.string().refine((text) => parseIpv4(text) !== undefined, 'is not an IPv4 address such as 192.168.77.1')
@@ -52,6 +60,22 @@ const mac = z.string().transform((text, context) => {
   const parsed = parseMac(text)
   if (parsed !== undefined) return parsed
   context.addIssue({ code: 'custom', message: 'is not a MAC address such as 52:54:00:12:34:56' })
+  return z.NEVER
+})
+
+const size = z.string().transform((text, context) => {
+  const parsed = parseBytes(text)
+  if (parsed !== undefined) return parsed
+  context.addIssue({ code: 'custom', message: 'is not a size such as 512MiB' })
+  return z.NEVER
+})
+const policy = z
+  .enum(['persistent', 'ephemeral', 'read-only'])
+  .transform((word): ClonePolicy => (word === 'read-only' ? 'readOnly' : word))
+const imageReference = z.string().transform((text, context): ImageReference => {
+  const parsed = parseReference(text)
+  if (parsed !== undefined) return parsed
+  context.addIssue({ code: 'custom', message: 'is not the name of an image such as debian-12 or debian-12@3' })
   return z.NEVER
 })
 
@@ -75,6 +99,8 @@ const schema = z.strictObject({
       'lease-seconds': z.int().min(60).max(31_536_000).optional(),
     })
     .optional(),
+  cache: size.optional(),
+  clones: z.strictObject({ policy: policy.optional() }).optional(),
   iscsi: z.strictObject({ chap: z.enum(['mutual', 'one-way', 'none']).optional() }).optional(),
   https: z.strictObject({ compat: z.array(z.enum(['ipxe-2019', 'ovmf'])).optional() }).optional(),
   ports: z
@@ -96,6 +122,8 @@ const schema = z.strictObject({
           .regex(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/i, 'is not a host name')
           .optional(),
         admit: z.boolean().optional(),
+        image: imageReference.optional(),
+        policy: policy.optional(),
       }),
     )
     .optional(),
@@ -119,10 +147,22 @@ export type ConfigFile = {
         'lease-seconds'?: number | undefined
       }
     | undefined
+  cache?: number | undefined
+  clones?: { policy?: ClonePolicy | undefined } | undefined
   iscsi?: { chap?: ChapMode | undefined } | undefined
   https?: { compat?: Compat[] | undefined } | undefined
   ports?: { [K in keyof Ports]?: number | undefined } | undefined
-  machine?: Record<string, { name?: string | undefined; admit?: boolean | undefined }> | undefined
+  machine?:
+    | Record<
+        string,
+        {
+          name?: string | undefined
+          admit?: boolean | undefined
+          image?: ImageReference | undefined
+          policy?: ClonePolicy | undefined
+        }
+      >
+    | undefined
 }
 
 export type AddressRange = { readonly first: number; readonly last: number }
@@ -159,13 +199,22 @@ export type UpConfig = {
     readonly dns: readonly string[]
     readonly leaseSeconds: number
   }
+  readonly clonePolicy: ClonePolicy
+  /** Memory for blocks of golden images. */
+  readonly cacheBytes: number
   readonly chap: ChapMode
   readonly compat: readonly Compat[]
   readonly ports: Ports
   readonly machines: readonly KnownMachine[]
 }
 
-export type KnownMachine = { readonly mac: string; readonly name: string | undefined; readonly admit: boolean }
+export type KnownMachine = {
+  readonly mac: string
+  readonly name: string | undefined
+  readonly admit: boolean
+  readonly image: ImageReference | undefined
+  readonly clonePolicy: ClonePolicy | undefined
+}
 
 /** What the command line said; it wins over the file. */
 export type UpFlags = {
@@ -174,6 +223,7 @@ export type UpFlags = {
   readonly interface?: string | undefined
   readonly admit?: AdmitMode | undefined
   readonly loaders?: string | undefined
+  readonly cache?: number | undefined
   /** proxy, off or FROM-TO. */
   readonly dhcp?: string | undefined
   readonly ports?: { readonly [K in keyof Ports]?: number | undefined } | undefined
@@ -186,6 +236,7 @@ export const defaultPorts: Ports = { dhcp: 67, pxe: 4011, tftp: 69, http: 80, ht
 export const debianLoadersDirectories: readonly string[] = ['/usr/lib/ipxe']
 
 const leaseSecondsDefault = 3600
+const cacheBytesDefault = 512 * mebibyte
 
 /** @throws {OperationError} configInvalid: with the line and the key */
 export function parseConfig(text: string, path: string): ConfigFile {
@@ -235,6 +286,8 @@ export function decideUp(file: ConfigFile, flags: UpFlags, stateDefault: string)
       dns: file.dhcp?.dns ?? [],
       leaseSeconds: file.dhcp?.['lease-seconds'] ?? leaseSecondsDefault,
     },
+    clonePolicy: file.clones?.policy ?? 'persistent',
+    cacheBytes: flags.cache ?? file.cache ?? cacheBytesDefault,
     chap: file.iscsi?.chap ?? 'mutual',
     compat: file.https?.compat ?? ['ipxe-2019', 'ovmf'],
     ports: { ...defaultPorts, ...defined(file.ports ?? {}), ...defined(flags.ports ?? {}) },
@@ -242,6 +295,8 @@ export function decideUp(file: ConfigFile, flags: UpFlags, stateDefault: string)
       mac: address,
       name: machine.name,
       admit: machine.admit ?? true,
+      image: machine.image,
+      clonePolicy: machine.policy,
     })),
   }
 }

@@ -6,7 +6,9 @@ import type { Mac } from '../base/address.ts'
 import { OperationError } from '../base/errors.ts'
 import type { BootCredentials } from '../fleet/credentials.ts'
 import type { Fleet } from '../fleet/fleet.ts'
+import type { ClonePolicy } from '../fleet/machine.ts'
 import { macOfTargetName, targetNameOf } from '../fleet/names.ts'
+import type { BootDisk, BootDiskStore } from '../images/boot-disks.ts'
 import type {
   Authentication,
   DiscoveryVerdict,
@@ -17,28 +19,60 @@ import type {
   TargetListing,
   Verdict,
 } from '../iscsi/policy.ts'
-import type { Clock } from '../ports/clock.ts'
+import type { Clock, Timer } from '../ports/clock.ts'
 import { createDeviceServer } from '../scsi/device-server.ts'
-import type { Nexus } from '../scsi/task.ts'
-import type { Clones } from './clones.ts'
+import type { DeviceServer, Nexus } from '../scsi/task.ts'
+import { nameOfClone } from './clone-files.ts'
+import type { Clone, Clones } from './clones.ts'
 import type { ChapMode } from './config.ts'
+import { DiskSwitch } from './disk-switch.ts'
 import type { EventStream } from './event-stream.ts'
+import type { ImageShelf, MeantImage } from './shelf.ts'
 import { WatchedDisk } from './watched-disk.ts'
 
 export type DiskDeskParts = {
   readonly fleet: Fleet
   readonly clones: Clones
+  readonly shelf: ImageShelf
+  readonly bootDisks: BootDiskStore
+  /** Names a clone of one boot: letters and digits that were never used before. */
+  nextName(): string
   readonly events: EventStream
   readonly clock: Clock
   readonly chap: ChapMode
 }
 
-/** Its credentials are worth nothing any more, and its sessions must go. */
+/** Its sessions must go: another boot of the machine has begun, or there is no disk for it. */
 export type EndedBoot = { readonly bootId: string }
+
+/**
+ * How long a disk without sessions stays open: longer than from iPXE's last read to Linux's first login. Once it is closed,
+ * `slipway clone` may have it.
+ */
+const idleMs = 15_000
+
+/** A clone with a device server in front of it. */
+type OpenDisk = {
+  readonly clone: Clone
+  readonly server: WatchedDisk
+  readonly policy: ClonePolicy
+  announced: boolean
+}
+
+type MachineDisks = {
+  readonly switch: DiskSwitch
+  /** By the name of the clone's file. */
+  readonly open: Map<string, OpenDisk>
+  /** What the next boot to log in gets. */
+  next: { readonly file: string; readonly policy: ClonePolicy; readonly image: MeantImage } | undefined
+  /** One login after the other. */
+  queue: Promise<unknown>
+  idle: Timer | undefined
+}
 
 export class DiskDesk implements TargetDirectory {
   readonly #parts: DiskDeskParts
-  readonly #disks = new Map<Mac, WatchedDisk>()
+  readonly #machines = new Map<Mac, MachineDisks>()
   /** By initiator name and ISID: what a nexus and a session have in common. */
   readonly #sessions = new Map<string, number>()
 
@@ -59,7 +93,7 @@ export class DiskDesk implements TargetDirectory {
       .filter((boot) => boot.initiatorName === attempt.initiatorName)
     if (boots.length === 0) return { kind: 'refuse', reason: 'forbidden' }
     try {
-      const deviceServer = await this.#disk(mac, targetName)
+      const deviceServer = await this.#prepare(mac, targetName, boots)
       const alias = fleet.machine(mac)?.name
       return {
         kind: 'accept',
@@ -95,10 +129,13 @@ export class DiskDesk implements TargetDirectory {
     const { fleet, clock } = this.#parts
     const { boot, ended } =
       user === undefined ? fleet.loggedInUnproven(mac, clock.wallMs()) : fleet.credentialsUsed(mac, user)
-    if (boot !== undefined) this.#bootOfSession.set(session.sessionId, boot.bootId)
-    if (ended === undefined) return undefined
-    this.#parts.events.emit({ mac }, { kind: 'credentialsEnded', bootId: ended.bootId, reason: 'nextBoot' })
-    return { bootId: ended.bootId }
+    if (boot === undefined) return undefined
+    this.#bootOfSession.set(session.sessionId, boot.bootId)
+    if (ended !== undefined) {
+      this.#parts.events.emit({ mac }, { kind: 'credentialsEnded', bootId: ended.bootId, reason: 'nextBoot' })
+    }
+    if (!this.#giveDisk(mac, session, boot.bootId)) return { bootId: boot.bootId }
+    return ended === undefined ? undefined : { bootId: ended.bootId }
   }
 
   /** Of which boot a session is; undefined when it was not proven. */
@@ -109,13 +146,21 @@ export class DiskDesk implements TargetDirectory {
   noteClosed(session: SessionIdentity): void {
     this.#bootOfSession.delete(session.sessionId)
     if (this.#sessions.get(nexusKey(session)) === session.sessionId) this.#sessions.delete(nexusKey(session))
-    if (session.label !== undefined) this.#disks.get(session.label)?.tellProgress()
+    const machine = session.label === undefined ? undefined : this.#machines.get(session.label)
+    if (session.label === undefined || machine === undefined) return
+    for (const disk of machine.open.values())
+      if (machine.switch.userCount(disk.server) === 0) disk.server.tellProgress()
+    this.#closeWhenIdle(session.label, machine)
   }
 
-  /** Lets go of the machine's disk; its sessions must have ended. */
+  /** Lets go of all disks; their sessions must have ended. */
   async close(): Promise<void> {
-    this.#disks.clear()
-    await this.#parts.clones.close()
+    for (const machine of this.#machines.values()) {
+      machine.idle?.cancel()
+      await machine.queue
+    }
+    this.#machines.clear()
+    await this.#parts.clones.closeAll()
   }
 
   #bootsOf(attempt: LoginAttempt): readonly BootCredentials[] {
@@ -125,13 +170,73 @@ export class DiskDesk implements TargetDirectory {
     return mac === undefined ? [] : fleet.candidatesFor(targetNameOf(namingAuthority, mac), clock.wallMs())
   }
 
-  async #disk(mac: Mac, targetName: string): Promise<WatchedDisk> {
-    const known = this.#disks.get(mac)
-    if (known !== undefined) return known
-    const clone = await this.#parts.clones.open(mac)
-    const again = this.#disks.get(mac)
-    if (again !== undefined) return again // another login came first
-    const { clock, events, fleet } = this.#parts
+  /** Opens what any of `boots` may be about to use: only the end of the login tells which of them it is. */
+  #prepare(mac: Mac, targetName: string, boots: readonly BootCredentials[]): Promise<DeviceServer> {
+    const machine = this.#machines.get(mac) ?? {
+      switch: new DiskSwitch(),
+      open: new Map(),
+      next: undefined,
+      queue: Promise.resolve(),
+      idle: undefined,
+    }
+    this.#machines.set(mac, machine)
+    const prepared = machine.queue.then(async () => {
+      this.#closeWhenIdle(mac, machine)
+      const running = this.#parts.bootDisks.bootDisk(mac)
+      const mayGoOn = boots.some(({ bootId }) => bootId === running?.bootId)
+      const mayBegin = boots.some(({ bootId }) => bootId !== running?.bootId)
+      if (running !== undefined && mayGoOn) {
+        try {
+          await this.#reopen(mac, targetName, machine, running)
+        } catch (error) {
+          this.#report(mac, 'open the disk', error)
+          if (!mayBegin) throw error
+        }
+      }
+      if (mayBegin) await this.#prepareNext(mac, targetName, machine)
+      return machine.switch
+    })
+    machine.queue = prepared.catch(() => undefined)
+    return prepared
+  }
+
+  async #reopen(mac: Mac, targetName: string, machine: MachineDisks, { file, policy }: BootDisk): Promise<void> {
+    if (machine.open.has(file)) return
+    const known: ClonePolicy = policy === 'ephemeral' || policy === 'readOnly' ? policy : 'persistent'
+    const clone = await this.#parts.clones.reopen(file, known === 'readOnly')
+    machine.open.set(file, this.#serve(mac, targetName, clone, known))
+  }
+
+  async #prepareNext(mac: Mac, targetName: string, machine: MachineDisks): Promise<void> {
+    const { clones, fleet, nextName, shelf } = this.#parts
+    const assignment = fleet.assignmentFor(mac)
+    const policy = assignment.clonePolicy
+    const image = shelf.meant(assignment)
+    if (policy === 'persistent') {
+      const file = nameOfClone(mac)
+      if (!machine.open.has(file)) {
+        machine.open.set(file, this.#serve(mac, targetName, await clones.openOwn(mac, image), policy))
+      }
+      machine.next = { file, policy, image }
+      return
+    }
+    const spare = machine.next
+    if (
+      spare !== undefined &&
+      spare.policy === policy &&
+      spare.image.path === image.path &&
+      machine.open.has(spare.file)
+    ) {
+      return
+    }
+    const file = nameOfClone(mac, nextName())
+    const clone = await clones.make(file, image, policy === 'readOnly')
+    machine.open.set(file, this.#serve(mac, targetName, clone, policy))
+    machine.next = { file, policy, image }
+  }
+
+  #serve(mac: Mac, targetName: string, clone: Clone, policy: ClonePolicy): OpenDisk {
+    const { clock, events } = this.#parts
     const server = createDeviceServer({
       targetName,
       disks: [{ device: clone.device, serialNumber: mac.replaceAll(/[^0-9a-z]/g, '') }],
@@ -139,15 +244,70 @@ export class DiskDesk implements TargetDirectory {
       pause: (milliseconds) => new Promise((resolve) => clock.after(milliseconds, resolve)),
     })
     const sessionOf = (nexus: Nexus): number => this.#sessions.get(nexusKey(nexus)) ?? 0
-    const disk = new WatchedDisk(server, clock, {
+    const watched = new WatchedDisk(server, clock, {
       firstRead: (nexus) => events.emit({ mac }, { kind: 'firstRead', sessionId: sessionOf(nexus) }),
       firstWrite: (nexus) => events.emit({ mac }, { kind: 'firstWrite', sessionId: sessionOf(nexus) }),
       progress: (readBytes, writtenBytes) => events.emit({ mac }, { kind: 'progress', readBytes, writtenBytes }),
     })
-    this.#disks.set(mac, disk)
-    const { image, clonePolicy } = fleet.terms.assignment
-    events.emit({ mac }, { kind: 'cloneReady', image, policy: clonePolicy, path: clone.path })
-    return disk
+    return { clone, server: watched, policy, announced: false }
+  }
+
+  /** False: there is no disk for that boot. */
+  #giveDisk(mac: Mac, session: SessionIdentity, bootId: string): boolean {
+    const { bootDisks, events, shelf } = this.#parts
+    const machine = this.#machines.get(mac)
+    const running = bootDisks.bootDisk(mac)
+    const begins = running?.bootId !== bootId
+    const file = begins ? machine?.next?.file : running.file
+    const disk = file === undefined ? undefined : machine?.open.get(file)
+    if (machine === undefined || file === undefined || disk === undefined) return false
+    if (begins) {
+      bootDisks.setBootDisk(mac, { bootId, file, policy: disk.policy })
+      machine.next = undefined
+      machine.queue = machine.queue.then(() => this.#discardOthers(mac, machine))
+    }
+    machine.switch.give(nexusKey(session), disk.server)
+    if (!disk.announced) {
+      disk.announced = true
+      const { path, goldenPath } = disk.clone
+      events.emit({ mac }, { kind: 'cloneReady', image: shelf.labelOf(goldenPath), policy: disk.policy, path })
+    }
+    return true
+  }
+
+  /** What earlier boots wrote, and clones that nobody came for. Those that still have sessions go when these have ended. */
+  async #discardOthers(mac: Mac, machine: MachineDisks): Promise<void> {
+    const { bootDisks, clones } = this.#parts
+    const keep = new Set([bootDisks.bootDisk(mac)?.file, machine.next?.file])
+    try {
+      for (const file of await clones.filesOfBoots(mac)) {
+        const disk = machine.open.get(file)
+        if (keep.has(file) || (disk !== undefined && machine.switch.userCount(disk.server) > 0)) continue
+        machine.open.delete(file)
+        await clones.discard(file)
+      }
+    } catch (error) {
+      this.#report(mac, 'discard an old clone', error)
+    }
+  }
+
+  #closeWhenIdle(mac: Mac, machine: MachineDisks): void {
+    machine.idle?.cancel()
+    machine.idle = this.#parts.clock.after(idleMs, () => {
+      machine.queue = machine.queue.then(() => this.#closeUnused(mac, machine))
+    })
+  }
+
+  async #closeUnused(mac: Mac, machine: MachineDisks): Promise<void> {
+    for (const [file, disk] of machine.open) {
+      if (machine.switch.userCount(disk.server) > 0) continue
+      machine.open.delete(file)
+      const isSpare = machine.next?.file === file
+      if (isSpare) machine.next = undefined
+      const ending =
+        isSpare && disk.policy !== 'persistent' ? this.#parts.clones.discard(file) : this.#parts.clones.close(file)
+      await ending.catch((error: unknown) => this.#report(mac, 'close the disk', error))
+    }
   }
 
   #report(mac: Mac, operation: string, error: unknown): void {

@@ -1,7 +1,7 @@
 /** Opening disk images. What everybody boots is opened read-only, always: nothing that comes out of here can write to it. */
 
 import { gibibyte } from '../base/units.ts'
-import { createBlockCache } from '../block/cache.ts'
+import { type BlockCache, createBlockCache } from '../block/cache.ts'
 import type { BlockDevice } from '../block/device.ts'
 import { openRawDevice } from '../block/file.ts'
 import type { BackingReference } from '../block/qcow2/header.ts'
@@ -24,7 +24,7 @@ export type GoldenImage = {
 }
 
 /** Raw or qcow2, with whatever stands behind it. @throws {OperationError} fileMissing, imageEmpty, imageCorrupt, ... */
-export async function openGolden(path: string): Promise<GoldenImage> {
+export async function openGolden(path: string, cache: BlockCache = createBlockCache(cacheBytes)): Promise<GoldenImage> {
   const absolute = resolve(path)
   const file = await openFile(absolute, 'readOnly')
   try {
@@ -33,7 +33,7 @@ export async function openGolden(path: string): Promise<GoldenImage> {
       format === 'raw'
         ? await openRawDevice(file, { readOnly: true })
         : await openQcow2(file, { compression: nodeCompression, backing: besideIt, readOnly: true })
-    return { path: absolute, format, device: createBlockCache(cacheBytes).attach(device) }
+    return { path: absolute, format, device: cache.attach(device) }
   } catch (error) {
     await file.close()
     throw error

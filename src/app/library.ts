@@ -14,7 +14,7 @@ import { noBacking, openQcow2, readHeader } from '../block/qcow2/open.ts'
 import { whatIsOn } from '../disk/inspect.ts'
 import { systemClock } from '../host/clock.ts'
 import { nodeCompression } from '../host/compression.ts'
-import { listFiles, makeDirectory, makeReadOnly, removeIfThere, renameDurably } from '../host/directory.ts'
+import { kindOf, listFiles, makeDirectory, makeReadOnly, removeIfThere, renameDurably } from '../host/directory.ts'
 import { openFile } from '../host/file.ts'
 import { sha256OfFile } from '../host/hash.ts'
 import { openImageSource } from '../host/image-source.ts'
@@ -25,7 +25,14 @@ import { convertToRaw, type ForeignFormat } from '../host/qemu-img.ts'
 import { writeSparse } from '../host/sparse-writer.ts'
 import { makeStateDirectory } from '../host/state-directory.ts'
 import type { BootDiskStore } from '../images/boot-disks.ts'
-import { type ImageFormat, type ImageStore, type ImageVersion, isImageName } from '../images/catalogue.ts'
+import {
+  findVersion,
+  type ImageFormat,
+  type ImageStore,
+  type ImageVersion,
+  isImageName,
+  parseReference,
+} from '../images/catalogue.ts'
 import { recognisedBytes, recogniseFormat } from '../images/foreign.ts'
 import { imageBytesMax } from '../images/limits.ts'
 import type { RandomAccessFile } from '../ports/file.ts'
@@ -185,6 +192,23 @@ export class Library {
       if (!this.store.versionsOf(name).some((version) => version.file === file)) await removeIfThere(path)
       lock.release()
     }
+  }
+}
+
+/**
+ * Where the image is that `slipway up` would serve: a file, or what the library has by that name. What is neither is left as
+ * it is, and is missing when it is opened. @throws {OperationError} imageUnknown
+ */
+export async function pathOfImage(stateDirectory: string, said: string): Promise<string> {
+  const reference = parseReference(said)
+  if (reference === undefined || (await kindOf(said)) !== undefined) return said
+  if ((await kindOf(join(stateDirectory, 'images.db'))) === undefined) return said
+  const library = await Library.open(stateDirectory)
+  try {
+    const isKnown = library.store.versionsOf(reference.name).length > 0
+    return isKnown ? library.pathOf(findVersion(library.store, reference)) : said
+  } finally {
+    library.close()
   }
 }
 

@@ -1,22 +1,26 @@
 /** `slipway up`: everything that a diskless machine needs, plugged together, started in order and stopped in order. */
-import { formatIpv4, parseIpv4 } from '../base/address.ts'
+import { formatIpv4, type Mac, parseIpv4 } from '../base/address.ts'
 import { messageOf, OperationError } from '../base/errors.ts'
+import { createBlockCache } from '../block/cache.ts'
 import { openLeaseLog } from '../dhcp/lease-log.ts'
 import { type DhcpEvent, type DhcpEvents, forgetfulLeaseStore, type LeaseStore } from '../dhcp/policy.ts'
 import { type DhcpServerTerms, startDhcpServer } from '../dhcp/server.ts'
 import { startSolicitationResponder } from '../dhcp/solicitation-responder.ts'
+import { base32 } from '../fleet/credentials.ts'
 import { Fleet } from '../fleet/fleet.ts'
+import type { Assignment } from '../fleet/machine.ts'
 import { namingAuthorityDefault } from '../fleet/names.ts'
 import type { FleetStore } from '../fleet/store.ts'
 import { linkAddressOf } from '../host/arp.ts'
 import { systemClock } from '../host/clock.ts'
-import { makeDirectory } from '../host/directory.ts'
+import { kindOf, makeDirectory } from '../host/directory.ts'
 import { openFile } from '../host/file.ts'
 import { openFleetStore } from '../host/fleet-store.ts'
 import { systemHash } from '../host/hash.ts'
 import { systemIcmpv6 } from '../host/icmpv6.ts'
 import { chooseInterface, type NetworkInterface } from '../host/interfaces.ts'
 import { openJournalStore } from '../host/journal-store.ts'
+import { resolve } from '../host/path.ts'
 import { systemRandom } from '../host/random.ts'
 import { lockStateDirectory } from '../host/state-directory.ts'
 import { systemTcp } from '../host/tcp.ts'
@@ -33,10 +37,12 @@ import { Clones } from './clones.ts'
 import { formatRange, type UpConfig } from './config.ts'
 import { DiskDesk } from './disk-desk.ts'
 import { EventStream } from './event-stream.ts'
-import { goldenImageName, openGolden } from './golden.ts'
+import { goldenImageName } from './golden.ts'
 import { startHttps } from './https.ts'
+import { type ImageReference, Library, parseReference } from './library.ts'
 import { addedLoadersFolder, readLoaders } from './loaders.ts'
 import { Roster } from './roster.ts'
+import { ImageShelf } from './shelf.ts'
 import { fromDhcp, fromHttp, fromIscsi, fromTftp, type Said } from './translate.ts'
 
 export interface RunningServer {
@@ -81,8 +87,11 @@ async function start(
   const network = chooseInterface(config.interfaceName)
   const state = lockStateDirectory(config.stateDirectory)
   undo.push(() => state.close())
-  const golden = await openGolden(config.imagePath)
-  undo.push(() => golden.device.close())
+  const library = await Library.open(config.stateDirectory)
+  undo.push(() => library.close())
+  const served = await whatIsServed(config.imagePath, library)
+  const shelf = new ImageShelf({ library, filePath: served.filePath, cache: createBlockCache(config.cacheBytes) })
+  undo.push(() => shelf.close())
   const addedLoaders = state.file(addedLoadersFolder)
   await makeDirectory(addedLoaders)
   const loaders = await readLoaders([addedLoaders, ...config.loadersDirectories], log)
@@ -100,7 +109,9 @@ async function start(
   const say = (said: Said | undefined): void => {
     if (said !== undefined) events.emit(said.whose, said.happening)
   }
-  const fleet = createFleet(config, store)
+  const fleet = createFleet(config, served.image, store)
+  // A name that is wrong is told now, not when a machine boots.
+  for (const assignment of assignmentsOf(fleet)) await shelf.open(shelf.meant(assignment).path)
   const https = { served: false }
   const bootDesk = new BootDesk({
     fleet,
@@ -114,7 +125,10 @@ async function start(
   })
   const diskDesk = new DiskDesk({
     fleet,
-    clones: new Clones(state.file('clones'), golden),
+    clones: new Clones(state.file('clones'), shelf),
+    shelf,
+    bootDisks: library.store,
+    nextName: () => base32(systemRandom.bytes(5)).toLowerCase(),
     events,
     clock,
     chap: config.chap,
@@ -194,12 +208,41 @@ async function start(
   return { network, fleet, stop }
 }
 
-function createFleet(config: UpConfig, store: FleetStore): Fleet {
+/** A file wins over a name of the library: what is written as a path is meant as one. */
+async function whatIsServed(
+  said: string,
+  library: Library,
+): Promise<{ readonly filePath: string | undefined; readonly image: ImageReference }> {
+  const reference = parseReference(said)
+  const isFile = (await kindOf(said)) !== undefined
+  if (isFile || reference === undefined || library.store.versionsOf(reference.name).length === 0) {
+    return { filePath: resolve(said), image: { name: goldenImageName, version: undefined } }
+  }
+  return { filePath: undefined, image: reference }
+}
+
+/** What the configuration assigns, to all and to some. */
+function assignmentsOf({ terms }: Fleet): Assignment[] {
+  return [terms.assignment, ...(terms.assignments?.values() ?? [])]
+}
+
+function createFleet(config: UpConfig, image: ImageReference, store: FleetStore): Fleet {
+  const assignment: Assignment = { image: image.name, version: image.version, clonePolicy: config.clonePolicy }
+  const assignments = new Map<Mac, Assignment>()
+  for (const { mac, image: own, clonePolicy } of config.machines) {
+    if (own === undefined && clonePolicy === undefined) continue
+    assignments.set(mac, {
+      ...assignment,
+      ...(own === undefined ? {} : { image: own.name, version: own.version }),
+      ...(clonePolicy === undefined ? {} : { clonePolicy }),
+    })
+  }
   const fleet = new Fleet(
     {
       policy: config.admit,
       namingAuthority: namingAuthorityDefault,
-      assignment: { image: goldenImageName, version: undefined, clonePolicy: 'persistent' },
+      assignment,
+      assignments,
       transport: config.transport,
     },
     store,

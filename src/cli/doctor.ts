@@ -29,7 +29,10 @@ export function addDoctorCommand(program: Command): void {
       const added = join(config.stateDirectory, addedLoadersFolder)
       const loadersDirectories = [...(existsSync(added) ? [added] : []), ...config.loadersDirectories]
       const options = { ...config, loadersDirectories, imagePath, ports: { ...config.ports, https: 0 } }
-      const probes = systemProbes({ openImage: async (path) => (await openGolden(path)).device })
+      const { pathOfImage } = await import('../app/library.ts')
+      const openImage = async (said: string) =>
+        (await openGolden(await pathOfImage(config.stateDirectory, said))).device
+      const probes = systemProbes({ openImage })
       const findings = await runDoctor(options, probes)
       for (const finding of findings) {
         process.stdout.write(`${flags.json === true ? JSON.stringify(finding) : describe(finding)}\n`)

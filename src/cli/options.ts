@@ -1,10 +1,18 @@
 /** Options that several commands share, and how their words become values. */
 import { InvalidArgumentError } from 'commander'
+import { parseBytes } from '../base/units.ts'
 
 export function port(text: string): number {
   const value = Number(text)
   if (Number.isInteger(value) && value >= 1 && value <= 65_535) return value
   throw new InvalidArgumentError('A port is a number from 1 to 65535.')
+}
+
+/** '512MiB'. */
+export function bytes(text: string): number {
+  const value = parseBytes(text)
+  if (value !== undefined) return value
+  throw new InvalidArgumentError('A size is like 512MiB or 4G.')
 }
 
 /** '0.0.0.0:3260', '127.0.0.1', ':3260'. */

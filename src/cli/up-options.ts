@@ -5,7 +5,7 @@ import { type AdmitMode, type ConfigFile, parseConfig, type UpFlags } from '../a
 import { OperationError } from '../base/errors.ts'
 import { codeOf } from '../host/file.ts'
 import { defaultStateDirectory } from '../host/state-directory.ts'
-import { port } from './options.ts'
+import { bytes, port } from './options.ts'
 
 export type UpCommandFlags = {
   readonly interface?: string
@@ -14,6 +14,7 @@ export type UpCommandFlags = {
   readonly state?: string
   readonly config?: string
   readonly loaders?: string
+  readonly cache?: number
   readonly dhcpPort?: number
   readonly tftpPort?: number
   readonly httpPort?: number
@@ -35,6 +36,7 @@ export function addUpOptions(command: Command): Command {
     .option('--state <DIR>', `where clones, leases and machines are kept (default: ${defaultStateDirectory()})`)
     .option('--config <FILE>', 'slipway.toml; what stands on the command line wins over it')
     .option('--loaders <DIR>', 'where iPXE and other loaders are (default: where Debian puts them)')
+    .addOption(new Option('--cache <SIZE>', 'memory for blocks of golden images (default: 512MiB)').argParser(bytes))
     .addOption(new Option('--dhcp-port <PORT>', 'UDP').argParser(port))
     .addOption(new Option('--tftp-port <PORT>', 'UDP').argParser(port))
     .addOption(new Option('--http-port <PORT>', 'TCP').argParser(port))
@@ -50,6 +52,7 @@ export function upFlags(image: string | undefined, flags: UpCommandFlags): UpFla
     interface: flags.interface,
     admit: flags.admit,
     loaders: flags.loaders,
+    cache: flags.cache,
     dhcp: flags.dhcp,
     ports: { dhcp: dhcpPort, tftp: tftpPort, http: httpPort, https: httpsPort, iscsi: iscsiPort },
   }

@@ -14,7 +14,7 @@ export function addUpCommand(program: Command): void {
   const command = program
     .command('up')
     .description('Serve a disk image to every admitted machine, each with its own copy-on-write clone.')
-    .argument('[IMAGE]', 'disk image, raw or qcow2; opened read-only')
+    .argument('[IMAGE]', 'disk image, raw or qcow2, opened read-only; or NAME or NAME@N of the library (slipway image)')
   addUpOptions(command)
     .option('--json-events', 'one event a line, as JSON, on standard output')
     .option('--verbose', 'log what the services do, on standard error')

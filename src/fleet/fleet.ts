@@ -13,6 +13,8 @@ export type FleetTerms = {
   readonly namingAuthority: string
   /** What a machine without an assignment of its own boots. */
   readonly assignment: Assignment
+  /** What the configuration assigns to some machines; it holds over what was assigned before. */
+  readonly assignments?: ReadonlyMap<Mac, Assignment>
   readonly transport: TransportPolicy
 }
 
@@ -87,7 +89,12 @@ export class Fleet {
   }
 
   assignmentOf(machine: Machine): Assignment {
-    return machine.assignment ?? this.terms.assignment
+    return this.terms.assignments?.get(machine.mac) ?? machine.assignment ?? this.terms.assignment
+  }
+
+  /** Of a machine that may not be known yet. */
+  assignmentFor(mac: Mac): Assignment {
+    return this.assignmentOf(this.machine(mac) ?? stranger({ mac, uuid: undefined, serial: undefined }, 0))
   }
 
   transportOf(machine: Machine): TransportPolicy {

@@ -1,0 +1,222 @@
+import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, expect, test } from 'vitest'
+import { createBlockCache } from '../block/cache.ts'
+import { Fleet } from '../fleet/fleet.ts'
+import type { ClonePolicy } from '../fleet/machine.ts'
+import { initiatorNameOf, namingAuthorityDefault, targetNameOf } from '../fleet/names.ts'
+import { MemoryFleetStore } from '../fleet/store.ts'
+import { systemClock } from '../host/clock.ts'
+import { openJournalStore } from '../host/journal-store.ts'
+import { createLog } from '../host/log.ts'
+import { systemRandom } from '../host/random.ts'
+import type { SessionIdentity } from '../iscsi/policy.ts'
+import type { BootEvent } from '../journal/events.ts'
+import { Journal } from '../journal/journal.ts'
+import type { DeviceServer, Nexus, Task } from '../scsi/task.ts'
+import { Clones } from './clones.ts'
+import { DiskDesk } from './disk-desk.ts'
+import { EventStream } from './event-stream.ts'
+import { Library } from './library.ts'
+import { ImageShelf } from './shelf.ts'
+
+const folder = mkdtempSync(join(tmpdir(), 'slipway-desk-'))
+afterAll(() => rmSync(folder, { recursive: true }))
+const mac = '52:54:00:77:00:10'
+const targetName = targetNameOf(namingAuthorityDefault, mac)
+const initiatorName = initiatorNameOf(namingAuthorityDefault, mac)
+
+/** Two versions of one image: 1s and 2s. */
+async function libraryAt(state: string): Promise<Library> {
+  const library = await Library.open(join(folder, state))
+  for (const version of [1, 2]) {
+    const source = join(folder, `${state}-${version}.img`)
+    writeFileSync(source, Buffer.alloc(1 << 20, version))
+    const signal = new AbortController().signal
+    await library.add({ name: 'lab', source, sha256: undefined, signal, onProgress: () => undefined })
+  }
+  return library
+}
+
+type Server = {
+  readonly desk: DiskDesk
+  readonly fleet: Fleet
+  readonly happened: BootEvent[]
+  close(): Promise<void>
+}
+
+/** What `slipway up lab` has around its disks; started again over the same state as often as one likes. */
+function serverOver(library: Library, store: MemoryFleetStore, clonePolicy: ClonePolicy): Server {
+  const assignment = { image: 'lab', version: undefined, clonePolicy }
+  const terms = { policy: 'all', namingAuthority: namingAuthorityDefault, assignment, transport: 'auto' } as const
+  const fleet = new Fleet(terms, store, (bytes) => systemRandom.bytes(bytes))
+  const shelf = new ImageShelf({ library, filePath: undefined, cache: createBlockCache(1 << 20) })
+  const happened: BootEvent[] = []
+  const journalStore = openJournalStore(join(library.directory, '../journal.db'))
+  const journal = new Journal(journalStore, () => systemClock.wallMs())
+  journal.subscribe((event) => happened.push(event))
+  const events = new EventStream(journal, systemClock, createLog('warn'), () => undefined)
+  let names = 0
+  const desk = new DiskDesk({
+    fleet,
+    clones: new Clones(join(library.directory, '../clones'), shelf),
+    shelf,
+    bootDisks: library.store,
+    nextName: () => `boot${sessions}n${names++}`,
+    events,
+    clock: systemClock,
+    chap: 'mutual',
+  })
+  const close = async (): Promise<void> => {
+    await desk.close()
+    await shelf.close()
+    events.flush()
+    journalStore.close()
+  }
+  return { desk, fleet, happened, close }
+}
+
+type Session = { readonly identity: SessionIdentity; readonly nexus: Nexus; readonly deviceServer: DeviceServer }
+let sessions = 0
+
+/** A login with the credentials of a boot: the newest one's, or those of `user`. */
+async function login({ desk, fleet }: Server, user: string): Promise<Session> {
+  const sessionId = ++sessions
+  const isid = sessionId.toString(16).padStart(12, '0')
+  const remote = { address: '192.0.2.1', port: 1 }
+  const attempt = { initiatorName, targetName, isid, remote, local: remote } as never
+  const verdict = await desk.resolve(attempt)
+  if (verdict.kind !== 'accept') throw new Error(`refused: ${JSON.stringify(verdict)}`)
+  const nexus = { initiatorPort: `${initiatorName},i,0x${isid}`, targetPort: 1, initiatorName, isid }
+  verdict.deviceServer.attach(nexus)
+  const identity = { sessionId, initiatorName, targetName, isid, remote, label: mac }
+  desk.noteOpened(identity, user)
+  expect(fleet.machine(mac)?.decision).not.toBe('refused')
+  return { identity, nexus, deviceServer: verdict.deviceServer }
+}
+
+function logout({ desk }: Server, session: Session): void {
+  session.deviceServer.detach(session.nexus)
+  desk.noteClosed(session.identity)
+}
+
+type Ended = { readonly status: 'good' | number; readonly bytes: Uint8Array }
+
+/** READ(10) or WRITE(10) of one block. */
+function command(session: Session, opcode: number, block: number, dataOut = new Uint8Array(0)): Promise<Ended> {
+  const cdb = new Uint8Array(16)
+  cdb[0] = opcode
+  new DataView(cdb.buffer).setUint32(2, block)
+  cdb[8] = 1
+  const bytes = new Uint8Array(512)
+  return new Promise((resolve) => {
+    const task: Task = {
+      nexus: session.nexus,
+      lun: new Uint8Array(8),
+      cdb,
+      attribute: 'simple',
+      dataOut: [dataOut],
+      dataOutBytes: dataOut.byteLength,
+      dataInBytesMax: opcode === 0x28 ? 512 : 0,
+      aborted: false,
+      reserve: () => [bytes],
+      lend: (lent) => bytes.set(lent),
+      good: () => resolve({ status: 'good', bytes }),
+      fail: (status, sense) => {
+        // The first command after a login hears of the power on (SAM-5 §5.14), as after a real one.
+        if ((sense[2] ?? 0) % 16 === 6) resolve(command(session, opcode, block, dataOut))
+        else resolve({ status, bytes })
+      },
+    }
+    session.deviceServer.execute(task)
+  })
+}
+
+const read = async (session: Session): Promise<number> => (await command(session, 0x28, 8)).bytes[0] ?? -1
+const write = async (session: Session, value: number): Promise<'good' | number> =>
+  (await command(session, 0x2a, 8, new Uint8Array(512).fill(value))).status
+const begin = ({ fleet }: Server): string => fleet.offerCredentials(mac, systemClock.wallMs()).initiator.user
+const clonesIn = (library: Library): string[] => readdirSync(join(library.directory, '../clones'))
+
+test('ephemeral: each boot has a fresh clone of what is published; its sessions and a restart keep it', async () => {
+  const library = await libraryAt('ephemeral')
+  const store = new MemoryFleetStore()
+  const one = serverOver(library, store, 'ephemeral')
+  const first = begin(one)
+  const firmware = await login(one, first)
+  expect(await read(firmware)).toBe(1)
+  expect(await write(firmware, 7)).toBe('good')
+  logout(one, firmware)
+  library.store.publish('lab', 2, 1)
+  const system = await login(one, first)
+  expect(await read(system), 'the second login of a boot has the same disk').toBe(7)
+  await one.close()
+
+  const two = serverOver(library, store, 'ephemeral')
+  const again = await login(two, first)
+  expect(await read(again), 'after a restart of the server too').toBe(7)
+  const second = begin(two)
+  expect(await read(again), 'a script that was handed out changes nothing').toBe(7)
+  const next = await login(two, second)
+  expect(await read(next), 'the next boot is fresh, and of the published version').toBe(2)
+  expect(await read(again), 'and the old session never sees it').toBe(7)
+  expect(two.happened.filter(({ kind }) => kind === 'cloneReady')).toMatchObject([
+    { image: 'lab@1', policy: 'ephemeral' },
+    { image: 'lab@2', policy: 'ephemeral' },
+  ])
+  logout(two, again)
+  logout(two, next)
+  await login(two, begin(two))
+  await two.close()
+  expect(clonesIn(library), 'nothing of earlier boots is kept').toHaveLength(1)
+  library.close()
+})
+
+test('persistent: kept from boot to boot, and on the version it was made of', async () => {
+  const library = await libraryAt('persistent')
+  const server = serverOver(library, new MemoryFleetStore(), 'persistent')
+  const session = await login(server, begin(server))
+  await write(session, 9)
+  logout(server, session)
+  library.store.publish('lab', 2, 1)
+  const next = await login(server, begin(server))
+  expect(await read(next)).toBe(9)
+  expect((await command(next, 0x28, 100)).bytes[0]).toBe(1)
+  await server.close()
+  expect(clonesIn(library)).toEqual(['52-54-00-77-00-10.qcow2'])
+  expect(existsSync(join(library.directory, '../images'))).toBe(true)
+  library.close()
+})
+
+test('read-only: writes are refused, and the version stays for as long as the boot lasts', async () => {
+  const library = await libraryAt('readonly')
+  const store = new MemoryFleetStore()
+  const one = serverOver(library, store, 'readOnly')
+  const first = begin(one)
+  const session = await login(one, first)
+  expect(await read(session)).toBe(1)
+  expect(await write(session, 7)).not.toBe('good')
+  library.store.publish('lab', 2, 1)
+  await one.close()
+  const two = serverOver(library, store, 'readOnly')
+  expect(await read(await login(two, first))).toBe(1)
+  expect(await read(await login(two, begin(two)))).toBe(2)
+  await two.close()
+  library.close()
+})
+
+test('a policy that was changed counts from the next boot: a machine that is up keeps its disk', async () => {
+  const library = await libraryAt('changed')
+  const store = new MemoryFleetStore()
+  const one = serverOver(library, store, 'persistent')
+  const first = begin(one)
+  await write(await login(one, first), 5)
+  await one.close()
+  const two = serverOver(library, store, 'ephemeral')
+  expect(await read(await login(two, first))).toBe(5)
+  const next = await login(two, begin(two))
+  expect(await read(next)).toBe(1)
+  await two.close()
+  library.close()
+})

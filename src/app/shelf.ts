@@ -1,0 +1,88 @@
+/**
+ * The golden images that are being served, each opened once and shared by all clones that stand on it, through one cache.
+ * They come from the library, by name and version, or are the one file that `slipway up FILE` named.
+ */
+import { OperationError } from '../base/errors.ts'
+import type { BlockCache } from '../block/cache.ts'
+import type { Assignment } from '../fleet/machine.ts'
+import { isAbsolute, resolve } from '../host/path.ts'
+import { findVersion, formatReference } from '../images/catalogue.ts'
+import { type GoldenImage, goldenImageName, openGolden } from './golden.ts'
+import type { Library } from './library.ts'
+
+export type ShelfParts = {
+  readonly library: Library
+  /** Absolute path of the image that is served without the library. */
+  readonly filePath: string | undefined
+  readonly cache: BlockCache
+}
+
+/** A golden image that is meant, not opened yet. */
+export type MeantImage = {
+  readonly path: string
+  /** 'debian@3'. */
+  readonly label: string
+  /** How a clone in the state directory's `clones` names it. */
+  readonly backingName: string
+}
+
+export class ImageShelf {
+  readonly #parts: ShelfParts
+  readonly #open = new Map<string, Promise<GoldenImage>>()
+
+  constructor(parts: ShelfParts) {
+    this.#parts = parts
+  }
+
+  /** What a boot that begins now gets. @throws {OperationError} imageUnknown */
+  meant({ image, version }: Pick<Assignment, 'image' | 'version'>): MeantImage {
+    const { filePath, library } = this.#parts
+    if (filePath !== undefined && image === goldenImageName) {
+      return { path: filePath, label: goldenImageName, backingName: filePath }
+    }
+    const found = findVersion(library.store, { name: image, version })
+    // Relative, so that the state directory can be moved, or restored elsewhere.
+    return { path: library.pathOf(found), label: formatReference(found), backingName: `../images/${found.file}` }
+  }
+
+  /** The image's name alone: all versions have it. Undefined: it is neither in the library nor the file that is served. */
+  nameOf(path: string): string | undefined {
+    const { filePath, library } = this.#parts
+    if (path === filePath) return goldenImageName
+    return library.store.versions().find((version) => library.pathOf(version) === path)?.name
+  }
+
+  labelOf(path: string): string {
+    const { library } = this.#parts
+    const found = library.store.versions().find((version) => library.pathOf(version) === path)
+    return found === undefined ? goldenImageName : formatReference(found)
+  }
+
+  /** Shared; closed with the shelf. @throws {OperationError} fileMissing, imageCorrupt, ... */
+  open(path: string): Promise<GoldenImage> {
+    const known = this.#open.get(path)
+    if (known !== undefined) return known
+    const opening = openGolden(path, this.#parts.cache)
+    opening.catch(() => this.#open.delete(path)) // the next one tries again
+    this.#open.set(path, opening)
+    return opening
+  }
+
+  async close(): Promise<void> {
+    const all = await Promise.allSettled(this.#open.values())
+    this.#open.clear()
+    for (const golden of all) if (golden.status === 'fulfilled') await golden.value.device.close()
+  }
+}
+
+/** What a clone in `directory` calls its golden image, as a path. */
+export function backingPath(directory: string, name: string): string {
+  return isAbsolute(name) ? name : resolve(directory, name)
+}
+
+/** @throws {OperationError} cloneOfAnother */
+export function cloneOfAnother(clone: string, name: string, wanted: string, mac?: string): OperationError {
+  const reset = mac === undefined ? 'move it away' : `slipway clone reset ${mac}`
+  const hint = `Serve ${name} as before, or start afresh (${reset}: what it wrote is lost).`
+  return new OperationError('cloneOfAnother', `${clone} is a clone of ${name}, not of ${wanted}`, hint)
+}

@@ -17,7 +17,7 @@ import { nodeCompression } from '../host/compression.ts'
 import { kindOf, listFiles, makeDirectory, makeReadOnly, removeIfThere, renameDurably } from '../host/directory.ts'
 import { openFile } from '../host/file.ts'
 import { sha256OfFile } from '../host/hash.ts'
-import { openImageSource } from '../host/image-source.ts'
+import { type ImageSource, openImageSource, sourceOfChunks } from '../host/image-source.ts'
 import { openImageStore } from '../host/image-store.ts'
 import { type FileLock, lockFile } from '../host/lock.ts'
 import { join, resolve } from '../host/path.ts'
@@ -63,6 +63,13 @@ export type AddOptions = {
   onProgress(progress: AddProgress): void
 }
 
+export type AddDisk = Pick<AddOptions, 'name' | 'signal' | 'onProgress'> & {
+  /** For people: where it came from. */
+  readonly label: string
+  readonly totalBytes: number
+  readonly chunks: AsyncIterable<Uint8Array>
+}
+
 export class Library {
   readonly store: ImageStore & BootDiskStore
   /** Absolute. */
@@ -96,14 +103,29 @@ export class Library {
    * @throws {OperationError} imageBusy, fileMissing, downloadFailed, unpackFailed, checksumWrong, imageCorrupt, noSpace, ...
    */
   async add(options: AddOptions): Promise<ImageVersion> {
-    const lock = this.#lock(options.name)
+    return this.#exclusively(options.name, async (draft) =>
+      this.#bring(await openImageSource(options.source, options.signal), options, draft),
+    )
+  }
+
+  /** Brings in what no file holds: a machine's disk. @throws {OperationError} imageBusy, noSpace, ioError */
+  async addDisk(disk: AddDisk): Promise<ImageVersion> {
+    const { name, label, totalBytes, chunks, signal, onProgress } = disk
+    const source = sourceOfChunks({ label, totalBytes, chunks }, signal)
+    return this.#exclusively(name, (draft) =>
+      this.#bring(source, { name, sha256: undefined, signal, onProgress }, draft),
+    )
+  }
+
+  async #exclusively(name: string, action: (draft: string) => Promise<ImageVersion>): Promise<ImageVersion> {
+    const lock = this.#lock(name)
     if (lock === undefined) {
       const hint = 'Wait until it is done, or give this one another name: --name NAME.'
-      throw new OperationError('imageBusy', `${options.name} is being added right now`, hint)
+      throw new OperationError('imageBusy', `${name} is being added right now`, hint)
     }
-    const draft = join(this.directory, `${options.name}@adding`)
+    const draft = join(this.directory, `${name}@adding`)
     try {
-      return await this.#bring(options, draft)
+      return await action(draft)
     } finally {
       await removeIfThere(draft)
       await removeIfThere(`${draft}.converted`)
@@ -119,8 +141,11 @@ export class Library {
     }
   }
 
-  async #bring({ name, source, sha256, signal, onProgress }: AddOptions, draft: string): Promise<ImageVersion> {
-    const from = await openImageSource(source, signal)
+  async #bring(
+    from: ImageSource,
+    { name, sha256, signal, onProgress }: Omit<AddOptions, 'source'>,
+    draft: string,
+  ): Promise<ImageVersion> {
     const written = await withFile(draft, 'createOrTruncate', (file) =>
       writeSparse(file, bounded(from.chunks()), (writtenBytes) => {
         onProgress({ receivedBytes: from.receivedBytes(), totalBytes: from.totalBytes, writtenBytes })

@@ -4,6 +4,7 @@ import { version } from '../app/version.ts'
 import { addAdmissionCommands } from './admission.ts'
 import { addAuditCommand } from './audit.ts'
 import { addCaCommands } from './ca.ts'
+import { addCloneCommands } from './clones.ts'
 import { addDoctorCommand } from './doctor.ts'
 import { exitCode, reportFailure } from './exit.ts'
 import { addImageCommands } from './images.ts'
@@ -35,6 +36,7 @@ addUpCommand(program)
 addTargetCommand(program)
 addAdmissionCommands(program)
 addImageCommands(program)
+addCloneCommands(program)
 addDoctorCommand(program)
 addCaCommands(program)
 addAuditCommand(program)

@@ -45,6 +45,24 @@ export async function openImageSource(place: string, signal: AbortSignal): Promi
   }
 }
 
+/** What is made here and now, and is not packed. */
+export function sourceOfChunks(
+  made: { readonly label: string; readonly totalBytes: number; readonly chunks: AsyncIterable<Uint8Array> },
+  signal: AbortSignal,
+): ImageSource {
+  const hash = createHash('sha256')
+  const counted = { bytes: 0 }
+  const opened = { ...made, body: made.chunks[Symbol.asyncIterator]() }
+  return {
+    label: made.label,
+    packing: 'none',
+    totalBytes: made.totalBytes,
+    receivedBytes: () => counted.bytes,
+    chunks: () => count(new Uint8Array(0), opened.body, hash, counted, opened, signal),
+    sha256: () => hash.digest('hex'),
+  }
+}
+
 type Opened = {
   readonly label: string
   readonly totalBytes: number | undefined

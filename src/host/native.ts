@@ -4,7 +4,7 @@
  *   preadv2(RWF_NOWAIT)  read what is in the page cache without ever waiting for the disk
  *   lseek(SEEK_HOLE)     where a sparse file has space
  *   SO_BINDTODEVICE      hear one interface only
- *   recv                 read a busy UDP socket without an object for each packet
+ *   recv                 read a busy socket without an object for each packet
  *   sendto, writev       send now, without a request object for each packet
  *   SIOCSARP             tell the kernel a client's link address before the client has an address
  *

@@ -113,6 +113,84 @@ test('bytes written in many pieces to a slow reader arrive whole and in order, a
   await listener.close()
 })
 
+test('a handler that borrows its chunks gets every byte in order, busy or quiet, paused or not, and then the end', async () => {
+  const sent = Uint8Array.from({ length: 400_000 }, (_, i) => (i * 7 + (i >> 9)) & 0xff)
+  const received: Uint8Array[] = []
+  const outcome: string[] = []
+  let chunks = 0
+  const listener = await systemTcp.listen({ address: '127.0.0.1', port: 0 }, (connection) => ({
+    borrowsChunks: true,
+    onData: (chunk) => {
+      received.push(chunk.slice())
+      connection.write(Uint8Array.of(1))
+      if (++chunks % 7 !== 0) return
+      connection.pause()
+      setTimeout(() => connection.resume(), 1)
+    },
+    onEnd: () => {
+      outcome.push('end')
+      connection.end()
+    },
+    onClose: (reason) => outcome.push(reason),
+  }))
+  let clientClosed = false
+  const client = await systemTcp.connect(listener.local, () => ({
+    onData: () => {},
+    onClose: () => {
+      clientClosed = true
+    },
+  }))
+  for (let at = 0, i = 0; at < sent.byteLength; i++) {
+    const bytes = 1 + ((i * 131) % 5_000)
+    client.write(sent.slice(at, at + bytes))
+    at += bytes
+    if (i % 11 === 0) await new Promise((resolve) => setTimeout(resolve, 1))
+    else await new Promise((resolve) => setImmediate(resolve))
+  }
+  client.end()
+  await until(() => clientClosed && outcome.length === 2)
+  expect(Buffer.concat(received).equals(sent)).toBe(true)
+  expect(outcome).toEqual(['end', 'closed'])
+  await listener.close()
+})
+
+test("a busy connection that is cut, by us or by the peer, is told once, and its descriptor may be another's", async () => {
+  let open = 0
+  let closes = 0
+  const listener = await systemTcp.listen({ address: '127.0.0.1', port: 0 }, (connection) => {
+    open++
+    return {
+      borrowsChunks: true,
+      onData: (chunk) => {
+        connection.write(chunk.slice())
+        if (chunk[0] === 9) connection.destroy()
+      },
+      onClose: () => {
+        open--
+        closes++
+      },
+    }
+  })
+  for (let round = 0; round < 60; round++) {
+    let echoed = 0
+    let closed = false
+    const client = await systemTcp.connect(listener.local, (connection) => ({
+      onData: () => {
+        if (++echoed < 5) connection.write(Uint8Array.of(echoed === 4 && round % 2 === 0 ? 9 : 1))
+        else if (round % 2 === 1) connection.destroy()
+      },
+      onClose: () => {
+        closed = true
+      },
+    }))
+    client.write(Uint8Array.of(1))
+    await until(() => closed)
+  }
+  await until(() => open === 0)
+  expect(closes).toBe(60)
+  await listener.close()
+})
+
 test('a socket that systemd opened is used instead of a new one', async () => {
   const server = createServer()
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))

@@ -11,6 +11,7 @@ import type { Endpoint } from '../ports/udp.ts'
 import { takeInheritedSocket } from './activation.ts'
 import { codeOf } from './file.ts'
 import { native } from './native.ts'
+import { type PolledConnection, type ReadHandle, TcpPoller } from './tcp-poll.ts'
 import { describeListen } from './udp.ts'
 
 /** Linux's UIO_MAXIOV is 1024; a turn rarely has more chunks than this. */
@@ -73,7 +74,11 @@ export function adopt(socket: Socket, accept: (connection: TcpConnection) => Tcp
   const connection = new SystemTcpConnection(socket)
   const handler = accept(connection)
   let reason = 'closed'
-  socket.on('data', (chunk: Uint8Array) => handler.onData(chunk))
+  const watch = handler.borrowsChunks ? connection.pollFor((bytes) => handler.onData(bytes)) : undefined
+  socket.on('data', (chunk: Uint8Array) => {
+    handler.onData(chunk)
+    watch?.()
+  })
   socket.on('drain', () => handler.onDrain?.())
   socket.on('end', () => (handler.onEnd === undefined ? connection.end() : handler.onEnd()))
   socket.on('error', (error) => {
@@ -85,6 +90,8 @@ export function adopt(socket: Socket, accept: (connection: TcpConnection) => Tcp
   })
   return connection
 }
+
+let poller: TcpPoller | undefined
 
 class SystemTcpConnection implements TcpConnection {
   readonly remote: Endpoint
@@ -99,6 +106,8 @@ class SystemTcpConnection implements TcpConnection {
   #releasing = false
   #ending = false
   #closed = false
+  #paused = false
+  #polled: PolledConnection | undefined
   readonly #flush = (): void => this.#flushNow()
 
   constructor(socket: Socket) {
@@ -106,6 +115,20 @@ class SystemTcpConnection implements TcpConnection {
     this.remote = { address: plain(socket.remoteAddress), port: socket.remotePort ?? 0 }
     this.local = { address: plain(socket.localAddress), port: socket.localPort ?? 0 }
     this.#fd = native === undefined || 'encrypted' in socket ? undefined : descriptorOf(socket)
+  }
+
+  /** Undefined where it cannot be polled; otherwise to be called when Node heard something. */
+  pollFor(receive: (bytes: Uint8Array) => void): (() => void) | undefined {
+    const fd = this.#fd
+    const handle = readHandleOf(this.#socket)
+    if (native === undefined || fd === undefined || handle === undefined) return undefined
+    poller ??= new TcpPoller(native)
+    const taker = poller
+    const polled: PolledConnection = { fd, handle, receive, isGone: () => this.#closed || this.#socket.destroyed }
+    this.#polled = polled
+    return () => {
+      if (!this.#paused && !this.#ending && !polled.isGone()) taker.watch(polled)
+    }
   }
 
   get queuedBytes(): number {
@@ -128,10 +151,13 @@ class SystemTcpConnection implements TcpConnection {
   }
 
   pause(): void {
+    this.#paused = true
+    this.#leavePolling()
     this.#socket.pause()
   }
 
   resume(): void {
+    this.#paused = false
     this.#socket.resume()
   }
 
@@ -139,17 +165,23 @@ class SystemTcpConnection implements TcpConnection {
     if (this.#closed || this.#ending) return
     this.#flushNow()
     this.#ending = true
+    this.#leavePolling()
     this.#socket.end()
   }
 
   destroy(): void {
     if (this.#closed) return
+    this.#leavePolling()
     this.#socket.resetAndDestroy()
   }
 
   closed(): void {
     this.#closed = true
     this.#dropPending()
+  }
+
+  #leavePolling(): void {
+    if (this.#polled !== undefined) poller?.release(this.#polled)
   }
 
   #flushNow(): void {
@@ -218,6 +250,13 @@ function descriptorOf(socket: Socket): number | undefined {
   const handle: unknown = '_handle' in socket ? socket._handle : undefined
   if (typeof handle !== 'object' || handle === null || !('fd' in handle)) return undefined
   return typeof handle.fd === 'number' && handle.fd >= 0 ? handle.fd : undefined
+}
+
+function readHandleOf(socket: Socket): ReadHandle | undefined {
+  const handle: unknown = '_handle' in socket ? socket._handle : undefined
+  if (typeof handle !== 'object' || handle === null || !('readStart' in handle && 'readStop' in handle))
+    return undefined
+  return handle as ReadHandle
 }
 
 /** An IPv4 peer on a dual-stack socket comes as ::ffff:192.0.2.1. */

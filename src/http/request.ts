@@ -52,6 +52,8 @@ const tokenPattern = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/
 export class RequestParser {
   readonly #limits: HttpLimits
   #bytes: Uint8Array = nothing
+  /** `#bytes` is the network's chunk, not our own. */
+  #isBorrowed = false
   /** Where the request begins, and where the line begins that has not ended yet. */
   #start = 0
   #line = 0
@@ -70,10 +72,11 @@ export class RequestParser {
     return this.#start < this.#bytes.byteLength || this.#head !== undefined
   }
 
-  /** `chunk` is the parser's from now on. */
+  /** `chunk` is lent until `keep` is called. */
   feed(chunk: Uint8Array): void {
     if (this.#start === this.#bytes.byteLength) {
       this.#bytes = chunk
+      this.#isBorrowed = true
       this.#line -= this.#start
       this.#scanned -= this.#start
       this.#start = 0
@@ -84,6 +87,16 @@ export class RequestParser {
     joined.set(kept)
     joined.set(chunk, kept.byteLength)
     this.#bytes = joined
+    this.#line -= this.#start
+    this.#scanned -= this.#start
+    this.#start = 0
+  }
+
+  /** What is left of the chunk becomes our own. Not by `slice`: that of Node's Buffer does not copy. */
+  keep(): void {
+    if (!this.#isBorrowed) return
+    this.#isBorrowed = false
+    this.#bytes = this.#start === this.#bytes.byteLength ? nothing : new Uint8Array(this.#bytes.subarray(this.#start))
     this.#line -= this.#start
     this.#scanned -= this.#start
     this.#start = 0
@@ -105,7 +118,7 @@ export class RequestParser {
       this.#saidContinue = true
       return { kind: 'expectsContinue' }
     }
-    const body = head.bodyBytes === 0 ? nothing : this.#bytes.slice(this.#start, end)
+    const body = head.bodyBytes === 0 ? nothing : new Uint8Array(this.#bytes.subarray(this.#start, end))
     this.#startAt(end)
     this.#head = undefined
     const { method, target, version, headers } = head

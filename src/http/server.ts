@@ -180,6 +180,7 @@ type Exchange = {
 
 /** Carries out what `connection.ts` decides for one TCP connection. */
 class Connection implements TcpHandler {
+  readonly borrowsChunks = true
   readonly #server: Server
   readonly #tcp: TcpConnection
   readonly #parser: RequestParser
@@ -214,6 +215,7 @@ class Connection implements TcpHandler {
     if (this.#gone || this.#state.kind === 'lingering' || this.#state.kind === 'closed') return
     this.#parser.feed(chunk)
     this.#advance()
+    this.#parser.keep()
     // Held while an answer is under way: a client that pipelines cannot make us collect its requests.
     if (this.#state.kind !== 'answering') return
     this.#held = true

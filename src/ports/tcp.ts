@@ -18,7 +18,9 @@ export interface TcpConnection {
 }
 
 export interface TcpHandler {
-  /** `chunk` belongs to the handler from now on. */
+  /** True: a chunk is only lent until `onData` returns, which lets the network read into one buffer. */
+  readonly borrowsChunks?: boolean
+  /** `chunk` belongs to the handler from now on, unless it borrows. */
   onData(chunk: Uint8Array): void
   /** What was queued has drained below the write limit. */
   onDrain?(): void

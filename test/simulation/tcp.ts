@@ -191,7 +191,10 @@ class Half implements TcpConnection {
         this.#closeWhenBothSaidSo()
       } else {
         this.peer?.taken(next.byteLength)
-        this.handler?.onData(next)
+        const lent = this.handler?.borrowsChunks ? Buffer.from(next) : next
+        this.handler?.onData(lent)
+        // Who kept what was only lent would see this.
+        if (lent !== next) lent.fill(0xff)
       }
     }
   }

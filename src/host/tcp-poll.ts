@@ -1,0 +1,95 @@
+/**
+ * How a busy connection is read whose handler only borrows its chunks: by ourselves, with recv into one buffer.
+ *
+ * Node makes a buffer of 64 KiB and sends each chunk through a stream; for small requests that costs more than answering
+ * them. So a connection that Node heard something on is taken off its loop, and all that were taken are asked in every turn
+ * for as long as requests come close together. Then Node watches them again. It is Node, too, that hears of an end or an
+ * error: a connection on which recv has nothing to give but that is given back at once.
+ */
+import { errnoOf, type Native } from './native.ts'
+
+/** What Node's TCP handle has, and its public API has not. */
+export interface ReadHandle {
+  readStart(): unknown
+  readStop(): unknown
+}
+
+export type PolledConnection = {
+  readonly fd: number
+  readonly handle: ReadHandle
+  /** Node has closed the descriptor, or is about to: the number may be another's. */
+  readonly isGone: () => boolean
+  /** `bytes` is lent until it returns. */
+  readonly receive: (bytes: Uint8Array) => void
+}
+
+const pollForMs = 0.05
+/** Asked so often in vain beside busier ones, a connection is left to Node. */
+const missesMax = 64
+const receiveNow = 0x40 // MSG_DONTWAIT
+const bufferBytes = 65_536
+
+type Entry = { readonly connection: PolledConnection; misses: number }
+
+export class TcpPoller {
+  readonly #libc: Native
+  readonly #entries = new Map<number, Entry>()
+  readonly #buffer = new Uint8Array(bufferBytes)
+  readonly #turn = (): void => this.#poll()
+  #scheduled = false
+  #lastBytesMs = 0
+
+  constructor(libc: Native) {
+    this.#libc = libc
+  }
+
+  /** Takes a connection over that Node heard something on. */
+  watch(connection: PolledConnection): void {
+    if (this.#entries.has(connection.fd)) return
+    connection.handle.readStop()
+    this.#entries.set(connection.fd, { connection, misses: 0 })
+    this.#lastBytesMs = performance.now()
+    if (this.#scheduled) return
+    this.#scheduled = true
+    setImmediate(this.#turn)
+  }
+
+  /** Gives it back to Node: before it is paused or ended. */
+  release(connection: PolledConnection): void {
+    const entry = this.#entries.get(connection.fd)
+    if (entry?.connection === connection) this.#giveBack(entry)
+  }
+
+  #poll(): void {
+    this.#scheduled = false
+    let heard = false
+    for (const entry of this.#entries.values()) if (this.#ask(entry)) heard = true
+    const nowMs = performance.now()
+    if (heard) this.#lastBytesMs = nowMs
+    else if (nowMs - this.#lastBytesMs > pollForMs) for (const entry of this.#entries.values()) this.#giveBack(entry)
+    if (this.#entries.size === 0) return
+    this.#scheduled = true
+    setImmediate(this.#turn)
+  }
+
+  #ask(entry: Entry): boolean {
+    const { connection } = entry
+    if (connection.isGone()) {
+      this.#entries.delete(connection.fd)
+      return false
+    }
+    const size = this.#libc.recv(connection.fd, this.#buffer, bufferBytes, receiveNow)
+    if (size > 0) {
+      entry.misses = 0
+      connection.receive(this.#buffer.subarray(0, size))
+      return true
+    }
+    if (size === 0 || this.#libc.errno() !== errnoOf['EAGAIN'] || ++entry.misses > missesMax) this.#giveBack(entry)
+    return false
+  }
+
+  #giveBack({ connection }: Entry): void {
+    this.#entries.delete(connection.fd)
+    if (!connection.isGone()) connection.handle.readStart()
+  }
+}

@@ -7,35 +7,15 @@
  * A version appears in the catalogue when its file is whole and on stable storage. What a kill leaves behind has no row
  * and nobody's lock, and the next command takes it away.
  */
-import { messageOf, OperationError } from '../base/errors.ts'
-import { openRawDevice } from '../block/file.ts'
-import { checkQcow2 } from '../block/qcow2/check.ts'
-import { noBacking, openQcow2, readHeader } from '../block/qcow2/open.ts'
-import { whatIsOn } from '../disk/inspect.ts'
-import { systemClock } from '../host/clock.ts'
-import { nodeCompression } from '../host/compression.ts'
-import { kindOf, listFiles, makeDirectory, makeReadOnly, removeIfThere, renameDurably } from '../host/directory.ts'
-import { openFile } from '../host/file.ts'
-import { sha256OfFile } from '../host/hash.ts'
-import { type ImageSource, openImageSource, sourceOfChunks } from '../host/image-source.ts'
+import { OperationError } from '../base/errors.ts'
+import { kindOf, listFiles, makeDirectory, removeIfThere } from '../host/directory.ts'
+import type { ImageSource } from '../host/image-source.ts'
 import { openImageStore } from '../host/image-store.ts'
 import { type FileLock, lockFile } from '../host/lock.ts'
 import { join, resolve } from '../host/path.ts'
-import { convertToRaw, type ForeignFormat } from '../host/qemu-img.ts'
-import { writeSparse } from '../host/sparse-writer.ts'
 import { makeStateDirectory } from '../host/state-directory.ts'
 import type { BootDiskStore } from '../images/boot-disks.ts'
-import {
-  findVersion,
-  type ImageFormat,
-  type ImageStore,
-  type ImageVersion,
-  isImageName,
-  parseReference,
-} from '../images/catalogue.ts'
-import { recognisedBytes, recogniseFormat } from '../images/foreign.ts'
-import { imageBytesMax } from '../images/limits.ts'
-import type { RandomAccessFile } from '../ports/file.ts'
+import { findVersion, type ImageStore, type ImageVersion, isImageName, parseReference } from '../images/catalogue.ts'
 
 export type { ImageReference, ImageVersion } from '../images/catalogue.ts'
 export {
@@ -103,21 +83,19 @@ export class Library {
    * @throws {OperationError} imageBusy, fileMissing, downloadFailed, unpackFailed, checksumWrong, imageCorrupt, noSpace, ...
    */
   async add(options: AddOptions): Promise<ImageVersion> {
-    return this.#exclusively(options.name, async (draft) =>
-      this.#bring(await openImageSource(options.source, options.signal), options, draft),
-    )
+    // Loaded here: a server that only serves keeps the memory.
+    const { openImageSource } = await import('../host/image-source.ts')
+    return this.#exclusively(options, () => openImageSource(options.source, options.signal))
   }
 
   /** Brings in what no file holds: a machine's disk. @throws {OperationError} imageBusy, noSpace, ioError */
   async addDisk(disk: AddDisk): Promise<ImageVersion> {
-    const { name, label, totalBytes, chunks, signal, onProgress } = disk
-    const source = sourceOfChunks({ label, totalBytes, chunks }, signal)
-    return this.#exclusively(name, (draft) =>
-      this.#bring(source, { name, sha256: undefined, signal, onProgress }, draft),
-    )
+    const { sourceOfChunks } = await import('../host/image-source.ts')
+    return this.#exclusively({ ...disk, sha256: undefined }, async () => sourceOfChunks(disk, disk.signal))
   }
 
-  async #exclusively(name: string, action: (draft: string) => Promise<ImageVersion>): Promise<ImageVersion> {
+  async #exclusively(options: Omit<AddOptions, 'source'>, open: () => Promise<ImageSource>): Promise<ImageVersion> {
+    const { name } = options
     const lock = this.#lock(name)
     if (lock === undefined) {
       const hint = 'Wait until it is done, or give this one another name: --name NAME.'
@@ -125,7 +103,8 @@ export class Library {
     }
     const draft = join(this.directory, `${name}@adding`)
     try {
-      return await action(draft)
+      const { bringIn } = await import('./image-intake.ts')
+      return await bringIn(this, await open(), options, draft)
     } finally {
       await removeIfThere(draft)
       await removeIfThere(`${draft}.converted`)
@@ -139,67 +118,6 @@ export class Library {
       this.store.remove(version.name, version.version)
       await removeIfThere(this.pathOf(version))
     }
-  }
-
-  async #bring(
-    from: ImageSource,
-    { name, sha256, signal, onProgress }: Omit<AddOptions, 'source'>,
-    draft: string,
-  ): Promise<ImageVersion> {
-    const written = await withFile(draft, 'createOrTruncate', (file) =>
-      writeSparse(file, bounded(from.chunks()), (writtenBytes) => {
-        onProgress({ receivedBytes: from.receivedBytes(), totalBytes: from.totalBytes, writtenBytes })
-      }),
-    )
-    const sourceSha256 = from.sha256()
-    if (sha256 !== undefined && sha256.toLowerCase() !== sourceSha256) {
-      const hint = 'It was damaged on its way, or is not the file you mean. Nothing was kept.'
-      throw new OperationError('checksumWrong', `${from.label} has SHA-256 ${sourceSha256}, not ${sha256}`, hint)
-    }
-    if (written.sizeBytes === 0) {
-      throw new OperationError('imageEmpty', `${from.label} is empty`, 'Fetch it again. Nothing was kept.')
-    }
-    const whole = await this.#readable(draft, from.label, written.sha256, signal)
-    const { sizeBytes, contents } = await inspect(whole.path, whole.format, from.label)
-    await makeReadOnly(whole.path)
-    const version = this.store.nextVersion(name)
-    const file = `${name}@${version}.${whole.format}`
-    await renameDurably(whole.path, join(this.directory, file))
-    const added: ImageVersion = {
-      name,
-      version,
-      file,
-      format: whole.format,
-      sizeBytes,
-      sha256: whole.sha256,
-      source: from.label,
-      sourceSha256,
-      addedMs: systemClock.wallMs(),
-      contents,
-    }
-    this.store.add(added)
-    return added
-  }
-
-  /** The draft as raw or qcow2; what is neither is converted. */
-  async #readable(
-    draft: string,
-    label: string,
-    sha256: string,
-    signal: AbortSignal,
-  ): Promise<{ path: string; format: ImageFormat; sha256: string }> {
-    const head = new Uint8Array(recognisedBytes)
-    await withFile(draft, 'readOnly', async (file) => file.read(0, head))
-    const format = recogniseFormat(head)
-    if (format === 'raw' || format === 'qcow2') return { path: draft, format, sha256 }
-    if (format === 'vmdkDescriptor') {
-      const hint = 'Make one file of it where its parts are: qemu-img convert -O qcow2 FILE.vmdk WHOLE.qcow2.'
-      throw new OperationError('imageUnsupported', `${label} only describes a disk whose parts are other files`, hint)
-    }
-    const path = `${draft}.converted`
-    await convertToRaw({ path: draft, format: format satisfies ForeignFormat }, path, signal)
-    const rehashed = await withFile(path, 'readOnly', (file) => sha256OfFile(file))
-    return { path, format: 'raw', sha256: rehashed }
   }
 
   #lock(name: string): FileLock | undefined {
@@ -234,70 +152,5 @@ export async function pathOfImage(stateDirectory: string, said: string): Promise
     return isKnown ? library.pathOf(findVersion(library.store, reference)) : said
   } finally {
     library.close()
-  }
-}
-
-/** What the disk is, after making sure that all of it is there. @throws {OperationError} imageCorrupt, imageUnsupported */
-async function inspect(
-  path: string,
-  format: ImageFormat,
-  label: string,
-): Promise<Pick<ImageVersion, 'sizeBytes' | 'contents'>> {
-  const file = await openFile(path, 'readOnly')
-  try {
-    if (format === 'qcow2') await checkWhole(file, label)
-    const device =
-      format === 'raw'
-        ? await openRawDevice(file, { readOnly: true })
-        : await openQcow2(file, { compression: nodeCompression, backing: noBacking, readOnly: true })
-    return { sizeBytes: device.sizeBytes, contents: await whatIsOn(device) }
-  } catch (error) {
-    // The draft's path means nothing to the person who named the source.
-    if (!(error instanceof OperationError)) throw error
-    throw new OperationError(error.code, error.message.replaceAll(path, label), error.hint, { cause: error })
-  } finally {
-    await file.close()
-  }
-}
-
-async function checkWhole(file: RandomAccessFile, label: string): Promise<void> {
-  const header = await readHeader(file)
-  if (header.backing !== undefined) {
-    const hint = 'Make one file of it where the other one is: qemu-img convert -O qcow2 FILE WHOLE.qcow2.'
-    throw new OperationError('imageUnsupported', `${label} stands on another file, ${header.backing.name}`, hint)
-  }
-  const { errorCount, faults } = await checkQcow2(file, header)
-  if (errorCount === 0) return
-  const hint = 'It is damaged or was cut off: fetch it again, or look at it with qemu-img check FILE. Nothing was kept.'
-  throw new OperationError('imageCorrupt', `${label} is not whole: ${faults[0] ?? `${errorCount} errors`}`, hint)
-}
-
-async function* bounded(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
-  let bytes = 0
-  for await (const chunk of chunks) {
-    bytes += chunk.byteLength
-    if (bytes > imageBytesMax) {
-      throw new OperationError('imageUnsupported', `it unpacks to more than ${imageBytesMax} bytes`, 'Is it an image?')
-    }
-    yield chunk
-  }
-}
-
-async function withFile<T>(
-  path: string,
-  mode: 'readOnly' | 'createOrTruncate',
-  action: (file: RandomAccessFile) => Promise<T> | T,
-): Promise<T> {
-  const file = await openFile(path, mode)
-  try {
-    return await action(file)
-  } finally {
-    await file.close().catch((error: unknown) => {
-      throw new OperationError(
-        'ioError',
-        `cannot close ${path}: ${messageOf(error)}`,
-        'Look at the kernel log (dmesg).',
-      )
-    })
   }
 }

@@ -148,8 +148,9 @@ async function firmwareArguments(firmware: Firmware, folder: string, mac: Mac): 
     }
     case 'uboot-x86':
       await needFile(uboot)
-      // e1000e: U-Boot 2023.01's virtio-net stops receiving after a burst.
-      return ['-machine', 'q35', '-bios', uboot, '-device', `e1000e,netdev=n0,mac=${mac},romfile=`]
+      // e1000e: U-Boot 2023.01's virtio-net stops receiving after a burst. Not in slot 1, where it would be without a
+      // graphics card: U-Boot's device tree (of the i440FX, for every machine) says that a bridge is there.
+      return ['-machine', 'q35', '-bios', uboot, '-device', `e1000e,netdev=n0,mac=${mac},romfile=,addr=0x4`]
   }
 }
 

@@ -27,6 +27,7 @@ const demo = {
 const test = {
   ...demo,
   cpio: '/usr/bin/cpio',
+  'u-boot-qemu': '/usr/lib/u-boot/qemu-x86_64/u-boot.rom',
   'libiscsi-bin': '/usr/bin/iscsi-test-cu',
   'qemu-block-extra': '/usr/share/doc/qemu-block-extra',
   'dnsmasq-base': '/usr/sbin/dnsmasq',

@@ -145,6 +145,14 @@ describe('the boot script', () => {
     expect(run.screen.at(-1)).toBe('fresh')
   })
 
+  test('under a firmware without a place for an iBFT the disk boots all the same, at once', () => {
+    const answers = [{ status: 0x3c222083 }, works]
+    const run = machine(source, (command) => (command === 'sanboot' ? (answers.shift() ?? refusedConnection) : works))
+    expect(run.asked.filter((line) => line.startsWith('sanboot'))).toHaveLength(2)
+    expect(run.screen.at(-1)).toContain('handed the machine back')
+    expect(run.asked.some((line) => line.includes('disk-failed'))).toBe(false)
+  })
+
   test('a target that cannot prove itself is not tried again, and the screen says what that means', () => {
     const run = machine(source, (command) => (command === 'sanboot' ? { status: 0x020d628f } : works))
     expect(run.asked.filter((line) => line.startsWith('sanboot'))).toHaveLength(1)

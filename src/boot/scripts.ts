@@ -23,6 +23,7 @@ import {
   plain,
   plainText,
   sanboot,
+  sanbootUndescribed,
   secret,
   set,
   setting,
@@ -64,6 +65,8 @@ const diskError = {
   noBootSector: '1d852039',
   /** UEFI (iPXE of 2019): no \\EFI\\BOOT\\BOOTX64.EFI to be found on it. */
   noEfiLoader: '7f22208e',
+  /** U-Boot (iPXE of 2019): its EFI has nowhere to put an iBFT, "Could not describe SAN devices". */
+  noDescription: '3c222083',
 } as const
 
 /** Logs in to the machine's disk and boots from it; tries again with growing pauses. Holds secrets: print it for the machine only. */
@@ -84,6 +87,8 @@ export function bootScript(facts: BootScriptFacts): Script {
     // drive kept after a failure makes the next try fail for "address in use".
     line(sanboot(word(diskUri(address, port, facts.targetName))), and(goto('returned')), whatever),
     line(set('slipway-error', setting('errno:hexraw'))),
+    line(iseq(setting('slipway-error'), diskError.noDescription), and(goto('undescribed')), whatever),
+    label('failed'),
     ...report(facts.reportUrl, 'disk-failed', setting('slipway-error')),
     line(
       echo('Slipway: the disk did not boot, try', setting('slipway-try'), 'of', String(diskPausesSeconds.length + 1)),
@@ -95,6 +100,12 @@ export function bootScript(facts: BootScriptFacts): Script {
     line(echo('Why stands above; more at', word('https://ipxe.org/', setting('slipway-error')))),
     line(echo(`Does the firewall of ${address} let TCP port ${port} through?`)),
     ...pause(),
+    blank,
+    label('undescribed'),
+    line(echo('This firmware cannot tell the system where its disk is; booting all the same.')),
+    line(sanbootUndescribed(word(diskUri(address, port, facts.targetName))), and(goto('returned')), whatever),
+    line(set('slipway-error', setting('errno:hexraw'))),
+    line(goto('failed')),
     blank,
     label('secret-refused'),
     line(echo('The disk refused the secret of this script: a newer boot has begun.')),

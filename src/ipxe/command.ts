@@ -61,6 +61,8 @@ export const sleep = (seconds: Piece): Command => [word('sleep'), word(seconds)]
 export const iseq = (a: Piece, b: Piece): Command => [word('iseq'), word(a), word(b)]
 export const isset = (value: Piece): Command => [word('isset'), word(value)]
 export const sanboot = (uri: Word): Command => [word('sanboot'), uri]
+/** Boots without telling the operating system where its disk is (no iBFT). */
+export const sanbootUndescribed = (uri: Word): Command => [word('sanboot'), word('--no-describe'), uri]
 export const imgfree = (name: string): Command => [word('imgfree'), word(name)]
 
 /** Fetches `uri` and goes on with it instead of this script; frees it when it has ended. */

@@ -72,9 +72,10 @@ async function demo(choice: keyof typeof firmwares): Promise<void> {
   console.log('')
   const story = new Story(machine, server)
   await machine.waitFor(machineSays.ready, bootWithinMs)
-  const secondsToLinux = machine.upMs() / 1000
+  await summarise(golden, story, machine.upMs() / 1000)
+  console.log('\nSwitching the machine off, stopping Slipway ...')
   await cleanUp()
-  await summarise(golden, story, secondsToLinux)
+  console.log('Nothing is left of it but the image, in .cache/lab, for the next time.')
 }
 
 /** Does one thing and says how long it took. */
@@ -178,7 +179,6 @@ async function summarise(golden: GoldenImage, story: Story, secondsToLinux: numb
   disk           ${formatBytes(story.readBytes)} read over iSCSI, ${formatBytes(story.writtenBytes)} written to the machine's own clone
   trust          ${who}, secrets made for this boot only
   golden image   SHA-256 ${golden.sha256.slice(0, 16)}... before and after: not a byte written
-  left behind    nothing; the image waits in .cache/lab for the next time
 
 Now a real one:   bin/slipway doctor IMAGE   looks first, then   bin/slipway up IMAGE   serves it to your network.`)
 }

@@ -3,12 +3,15 @@
  * for the names of the network and the image. One that nobody here knows how to run fails the test.
  */
 import { spawnSync } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
-import { goldenImage } from '../../lab/golden-image.ts'
+import { goldenImage, machineSays } from '../../lab/golden-image.ts'
+import { Machine } from '../../lab/machine.ts'
 import { LabNetwork, lab } from '../../lab/namespace.ts'
+import { startDnsmasq } from '../../lab/peers/dnsmasq.ts'
+import { bootWithinMs } from './rig.ts'
 
 const root = resolve(import.meta.dirname, '..', '..')
 const readme = readFileSync(join(root, 'README.md'), 'utf8')
@@ -46,14 +49,33 @@ test('every command of the README is one that is run here', () => {
 })
 
 test.each([known.demo, known.demoBios])('%s boots a machine, says so and leaves nothing behind', (command) => {
-  const done = spawnSync(command, { shell: true, cwd: root, encoding: 'utf8', timeout: 180_000 })
+  const temporary = mkdtempSync(join(tmpdir(), 'slipway-readme-'))
+  onTestFinished(() => rmSync(temporary, { recursive: true, force: true }))
+  const env = { ...process.env, TMPDIR: temporary }
+  const done = spawnSync(command, { shell: true, cwd: root, encoding: 'utf8', timeout: 180_000, env })
   expect(done.stderr.replaceAll(/^npm warn .*$/gm, '').trim()).toBe('')
+  expect(done.stdout).toMatch(/\d+\.\d s {2}DHCP /)
+  expect(done.stdout).toMatch(/\d+\.\d s {2}iSCSI /)
   expect(done.stdout).toMatch(/From power-on to Linux in \d+\.\d s/)
   expect(done.status).toBe(0)
   expect(spawnSync('ip', ['link'], { encoding: 'utf8' }).stdout).not.toContain(lab.interfaceName)
+  expect(processesMarked(`TMPDIR=${temporary}`)).toEqual([])
+  // npm keeps a compile cache there.
+  expect(readdirSync(temporary).filter((name) => name !== 'node-compile-cache')).toEqual([])
 })
 
-test('doctor, up and admit, on a network', async () => {
+/** Whatever was started with this in its environment, and by whatever that started; a network is gone with its processes. */
+function processesMarked(mark: string): string[] {
+  return readdirSync('/proc').filter((entry) => {
+    try {
+      return /^\d+$/.test(entry) && readFileSync(join('/proc', entry, 'environ'), 'latin1').includes(mark)
+    } catch {
+      return false // has just ended, or is not ours
+    }
+  })
+}
+
+test('doctor, up and admit, on a network with a DHCP server: the machine boots that its screen told of', async () => {
   const network = await LabNetwork.create()
   onTestFinished(() => network.close())
   const folder = mkdtempSync(join(tmpdir(), 'slipway-readme-'))
@@ -64,20 +86,30 @@ test('doctor, up and admit, on a network', async () => {
     return ['sh', '-c', `cd ${folder} && exec ${line} ${more} --state ${folder}/state`]
   }
 
-  const range = `--dhcp ${lab.firstLease}-${lab.lastLease}`
-  const looked = await network.run(here(known.doctor, range), 'doctor')
+  const dnsmasq = await startDnsmasq(network, folder, { kind: 'addressesOnly' })
+  onTestFinished(async () => {
+    await dnsmasq.stop()
+  })
+  const looked = await network.run(here(known.doctor, ''), 'doctor')
   expect(looked).toMatch(/^ok +UEFI x86_64: \\EFI\\BOOT\\BOOTX64\.EFI/m)
   expect(looked).not.toMatch(/^ERROR/m)
 
-  const server = network.start(here(known.up, range), { name: 'slipway' })
+  const server = network.start(here(known.up, ''), { name: 'slipway' })
+  onTestFinished(async () => {
+    await server.stop('SIGKILL')
+  })
   let printed = ''
   server.output.on('data', (text) => {
     printed += String(text)
   })
   await expect.poll(() => printed, { timeout: 10_000 }).toContain(`on ${lab.interfaceName} (${lab.serverAddress})`)
-  expect(await network.run(here(known.audit, ''), 'audit')).toMatch(/^MAC +name +last boot/)
+  const machine = await Machine.powerOn({ network, firmware: 'bios-ipxe-rom', mac: '52:54:00:12:34:56' })
+  onTestFinished(() => machine.powerOff())
+  await machine.waitFor(`slipway admit ${machine.mac}`, bootWithinMs)
   expect(await network.run(here(known.admit, ''), 'admit')).toBe('52:54:00:12:34:56 is admitted.\n')
-  expect(await server.stop('SIGINT', 10_000)).toEqual({ code: 0, signal: null })
+  await machine.waitFor(machineSays.ready, bootWithinMs)
+  expect(await network.run(here(known.audit, ''), 'audit')).toMatch(/^MAC +name +last boot[\s\S]*52:54:00:12:34:56/)
+  expect(await server.stop('SIGINT', 30_000)).toEqual({ code: 0, signal: null })
 })
 
 test('image add, of a compressed image', () => {

@@ -221,3 +221,32 @@ test('a socket that systemd opened is used instead of a new one', async () => {
   await until(() => heard === 'inherited')
   child.kill()
 })
+
+test('a handler with memory of its own receives into it', async () => {
+  const whole = Uint8Array.from({ length: 3_000_000 }, (_, i) => i % 251)
+  const place = new Uint8Array(whole.byteLength)
+  let filled = 0
+  let inPlace = 0
+  let ended = ''
+  const server = await systemTcp.listen({ address: '127.0.0.1', port: 0 }, (connection) => ({
+    borrowsChunks: true,
+    receiveInto: () => (filled === whole.byteLength ? undefined : place.subarray(filled)),
+    onData: (chunk) => {
+      if (chunk.buffer === place.buffer) inPlace += chunk.byteLength
+      else place.set(chunk, filled)
+      filled += chunk.byteLength
+    },
+    onEnd: () => connection.end(),
+    onClose: (reason) => {
+      ended = reason
+    },
+  }))
+  const client = await systemTcp.connect(server.local, () => ({ onData: () => {}, onClose: () => {} }))
+  client.write(whole)
+  client.end()
+  await until(() => ended !== '')
+  expect(ended).toBe('closed')
+  expect(inPlace).toBeGreaterThan(0)
+  expect(Buffer.compare(place, whole)).toBe(0)
+  await server.close()
+})

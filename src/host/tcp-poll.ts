@@ -6,6 +6,7 @@
  * for as long as requests come close together. Then Node watches them again. It is Node, too, that hears of an end or an
  * error: a connection on which recv has nothing to give but that is given back at once.
  */
+import type { TcpHandler } from '../ports/tcp.ts'
 import { errnoOf, type Native } from './native.ts'
 
 /** What Node's TCP handle has, and its public API has not. */
@@ -19,8 +20,8 @@ export type PolledConnection = {
   readonly handle: ReadHandle
   /** Node has closed the descriptor, or is about to: the number may be another's. */
   readonly isGone: () => boolean
-  /** `bytes` is lent until it returns. */
-  readonly receive: (bytes: Uint8Array) => void
+  /** One that borrows its chunks. */
+  readonly handler: Pick<TcpHandler, 'onData' | 'receiveInto'>
 }
 
 const pollForMs = 0.05
@@ -78,10 +79,12 @@ export class TcpPoller {
       this.#entries.delete(connection.fd)
       return false
     }
-    const size = this.#libc.recv(connection.fd, this.#buffer, bufferBytes, receiveNow)
+    const { handler } = connection
+    const target = handler.receiveInto?.() ?? this.#buffer
+    const size = this.#libc.recv(connection.fd, target, target.byteLength, receiveNow)
     if (size > 0) {
       entry.misses = 0
-      connection.receive(this.#buffer.subarray(0, size))
+      handler.onData(target.subarray(0, size))
       return true
     }
     if (size === 0 || this.#libc.errno() !== errnoOf['EAGAIN'] || ++entry.misses > missesMax) this.#giveBack(entry)

@@ -74,7 +74,7 @@ export function adopt(socket: Socket, accept: (connection: TcpConnection) => Tcp
   const connection = new SystemTcpConnection(socket)
   const handler = accept(connection)
   let reason = 'closed'
-  const watch = handler.borrowsChunks ? connection.pollFor((bytes) => handler.onData(bytes)) : undefined
+  const watch = handler.borrowsChunks ? connection.pollFor(handler) : undefined
   socket.on('data', (chunk: Uint8Array) => {
     handler.onData(chunk)
     watch?.()
@@ -118,13 +118,13 @@ class SystemTcpConnection implements TcpConnection {
   }
 
   /** Undefined where it cannot be polled; otherwise to be called when Node heard something. */
-  pollFor(receive: (bytes: Uint8Array) => void): (() => void) | undefined {
+  pollFor(handler: TcpHandler): (() => void) | undefined {
     const fd = this.#fd
     const handle = readHandleOf(this.#socket)
     if (native === undefined || fd === undefined || handle === undefined) return undefined
     poller ??= new TcpPoller(native)
     const taker = poller
-    const polled: PolledConnection = { fd, handle, receive, isGone: () => this.#closed || this.#socket.destroyed }
+    const polled: PolledConnection = { fd, handle, handler, isGone: () => this.#closed || this.#socket.destroyed }
     this.#polled = polled
     return () => {
       if (!this.#paused && !this.#ending && !polled.isGone()) taker.watch(polled)

@@ -75,6 +75,7 @@ type Complete = Extract<LoginOutput, { kind: 'complete' }>
 export class Connection implements TcpHandler, SessionHost {
   readonly #host: ConnectionHost
   readonly #wire: TcpConnection
+  readonly borrowsChunks = true
   readonly reader: FrameReader
   readonly outbox: Outbox
   readonly #loginTerms: LoginTerms
@@ -146,6 +147,11 @@ export class Connection implements TcpHandler, SessionHost {
       this.#paused = true
       this.#wire.pause()
     }
+  }
+
+  /** The rest of a large write goes where it belongs without being copied. */
+  receiveInto(): Uint8Array | undefined {
+    return this.session?.receiveInto(this.reader.dataLeft)
   }
 
   onEnd(): void {

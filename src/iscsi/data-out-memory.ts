@@ -27,14 +27,14 @@ export class DataOutMemory {
 
   give(buffer: Uint8Array): void {
     const size = buffer.byteLength
-    this.usedBytes -= size
-    assert(this.usedBytes >= 0, 'more data-out memory came back than was taken')
     if (this.#idleBytes + size <= idleDataOutBytesMax) {
       this.#idleBytes += size
       const kept = this.#idle.get(size)
       if (kept === undefined) this.#idle.set(size, [buffer])
       else kept.push(buffer)
     }
+    this.usedBytes -= size
+    assert(this.usedBytes >= 0, 'more data-out memory came back than was taken')
     if (this.#waiting.size === 0) return
     const waiting = [...this.#waiting]
     this.#waiting.clear()

@@ -48,6 +48,11 @@ export class FrameReader {
     this.taker = taker
   }
 
+  /** Bytes of the data segment that is coming in which are still to come. */
+  get dataLeft(): number {
+    return this.#inBody ? this.#dataLeft : 0
+  }
+
   /** No more PDUs are passed on. */
   stop(): void {
     this.#stopped = true

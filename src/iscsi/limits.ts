@@ -49,6 +49,9 @@ export const totalDataOutBytesMax: number = 256 * mebibyte
 /** Buffers kept for the next write command instead of asking the system for zeroed memory each time. */
 export const idleDataOutBytesMax: number = 16 * mebibyte
 
+/** From this much on, the rest of a data segment is received straight into its buffer; less comes with what follows it. */
+export const directReceiveBytesMin: number = 16 * kibibyte
+
 /**
  * Bytes for one connection that the kernel has not taken yet. Past it commands wait unexecuted, so a client that stops
  * reading holds this much and no more; at half of it they go on.

@@ -390,18 +390,18 @@ export function decodeInitiatorPdu(header: Header): InitiatorPdu {
         read: (flags & 0x40) !== 0,
         write: (flags & 0x20) !== 0,
         attribute: taskAttributes[flags & 0x07] ?? 'simple',
-        lun: bytes.slice(at + 8, at + 16),
+        lun: copyOf(bytes, at + 8, at + 16),
         initiatorTaskTag: view.getUint32(at + 16),
         expectedTransferBytes: view.getUint32(at + 20),
         commandNumber: view.getUint32(at + 24),
         expectedStatusNumber: view.getUint32(at + 28),
-        cdb: header.additionalBytes === 0 ? bytes.slice(at + 32, at + 48) : extendedCdb(header),
+        cdb: header.additionalBytes === 0 ? copyOf(bytes, at + 32, at + 48) : extendedCdb(header),
       }
     case opcode.dataOut:
       return {
         kind: 'dataOut',
         final: (flags & finalBit) !== 0,
-        lun: bytes.slice(at + 8, at + 16),
+        lun: copyOf(bytes, at + 8, at + 16),
         initiatorTaskTag: view.getUint32(at + 16),
         targetTransferTag: view.getUint32(at + 20),
         // 24..27 reserved
@@ -414,7 +414,7 @@ export function decodeInitiatorPdu(header: Header): InitiatorPdu {
       return {
         kind: 'nopOut',
         immediate,
-        lun: bytes.slice(at + 8, at + 16),
+        lun: copyOf(bytes, at + 8, at + 16),
         initiatorTaskTag: view.getUint32(at + 16),
         targetTransferTag: view.getUint32(at + 20),
         commandNumber: view.getUint32(at + 24),
@@ -425,7 +425,7 @@ export function decodeInitiatorPdu(header: Header): InitiatorPdu {
         kind: 'taskManagement',
         immediate,
         function: flags & 0x7f,
-        lun: bytes.slice(at + 8, at + 16),
+        lun: copyOf(bytes, at + 8, at + 16),
         initiatorTaskTag: view.getUint32(at + 16),
         referencedTaskTag: view.getUint32(at + 20),
         commandNumber: view.getUint32(at + 24),
@@ -455,7 +455,7 @@ export function decodeInitiatorPdu(header: Header): InitiatorPdu {
         immediate,
         final: (flags & finalBit) !== 0,
         more: (flags & moreBit) !== 0,
-        lun: bytes.slice(at + 8, at + 16),
+        lun: copyOf(bytes, at + 8, at + 16),
         initiatorTaskTag: view.getUint32(at + 16),
         targetTransferTag: view.getUint32(at + 20),
         commandNumber: view.getUint32(at + 24),
@@ -475,7 +475,7 @@ export function decodeInitiatorPdu(header: Header): InitiatorPdu {
       return {
         kind: 'snack',
         type: flags & 0x0f,
-        lun: bytes.slice(at + 8, at + 16),
+        lun: copyOf(bytes, at + 8, at + 16),
         initiatorTaskTag: view.getUint32(at + 16),
         targetTransferTag: view.getUint32(at + 20),
         expectedStatusNumber: view.getUint32(at + 28),
@@ -509,7 +509,7 @@ const ahsBidirectional = 2
 
 function extendedCdb({ bytes, view, at, additionalBytes }: Header): Uint8Array {
   const segment = findAdditional(view, at + headerBytes, additionalBytes, ahsExtendedCdb)
-  if (segment === undefined) return bytes.slice(at + 32, at + 48)
+  if (segment === undefined) return copyOf(bytes, at + 32, at + 48)
   const extraBytes = segment.bytes - 1
   const cdb = new Uint8Array(16 + extraBytes)
   cdb.set(bytes.subarray(at + 32, at + 48))
@@ -663,7 +663,7 @@ export function decodeTargetPdu({ bytes, view, at }: Header): TargetPdu {
     expectedCommandNumber: view.getUint32(at + 28),
     maxCommandNumber: view.getUint32(at + 32),
   }
-  const lun = bytes.slice(at + 8, at + 16)
+  const lun = copyOf(bytes, at + 8, at + 16)
   const initiatorTaskTag = view.getUint32(at + 16)
   const targetTransferTag = view.getUint32(at + 20)
   switch (view.getUint8(at) & 0x3f) {
@@ -866,6 +866,13 @@ function hexadecimal(bytes: Uint8Array, from: number, count: number): string {
   let text = ''
   for (let i = from; i < from + count; i++) text += (bytes[i] ?? 0).toString(16).padStart(2, '0')
   return text
+}
+
+/** Not `slice`, which for Node's Buffer gives a view: headers are borrowed. */
+function copyOf(bytes: Uint8Array, from: number, to: number): Uint8Array {
+  const copy = new Uint8Array(to - from)
+  for (let i = from; i < to; i++) copy[i - from] = bytes[i] as number
+  return copy
 }
 
 function clear(view: DataView, at: number): void {

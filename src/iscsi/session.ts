@@ -13,6 +13,7 @@ import type { DataOutMemory } from './data-out-memory.ts'
 import type { FrameReader, FrameTaker } from './frame.ts'
 import {
   commandWindow,
+  directReceiveBytesMin,
   immediateTasksMax,
   negotiationTextBytesMax,
   receiveSegmentBytesMax,
@@ -222,14 +223,26 @@ export class Session implements FrameTaker, TaskOwner {
     }
   }
 
+  /** Where the network may put the rest of the data segment that is coming in. */
+  receiveInto(bytesLeft: number): Uint8Array | undefined {
+    const arriving = this.#arriving
+    if (bytesLeft < directReceiveBytesMin || (arriving.kind !== 'command' && arriving.kind !== 'dataOut')) {
+      return undefined
+    }
+    const { buffer } = arriving.task
+    return buffer?.subarray(arriving.position, arriving.position + bytesLeft)
+  }
+
   data(bytes: Uint8Array): void {
     const arriving = this.#arriving
     switch (arriving.kind) {
       case 'command':
-      case 'dataOut':
-        arriving.task.buffer?.set(bytes, arriving.position)
+      case 'dataOut': {
+        const { buffer } = arriving.task
+        if (buffer !== undefined && !isAt(bytes, buffer, arriving.position)) buffer.set(bytes, arriving.position)
         arriving.position += bytes.byteLength
         return
+      }
       case 'bytes': {
         const room = arriving.bytes.byteLength - arriving.position
         arriving.bytes.set(room < bytes.byteLength ? bytes.subarray(0, room) : bytes, arriving.position)
@@ -275,7 +288,7 @@ export class Session implements FrameTaker, TaskOwner {
       return decodeInitiatorPdu(header)
     } catch (error) {
       if (!(error instanceof WireError)) throw error
-      const copy = header.bytes.slice(header.at, header.at + headerBytes)
+      const copy = new Uint8Array(header.bytes.subarray(header.at, header.at + headerBytes))
       if (error.code === 'unknownOpcode') this.#reject(rejectReason.commandNotSupported, error.message, copy)
       else this.#breakOff(rejectReason.invalidPduField, error.message, copy)
       return undefined
@@ -1016,6 +1029,11 @@ function gapBefore(task: ScsiTask, pdu: DataOut, dataBytes: number): ScsiTask['r
   if (transfer === undefined) return undefined
   if (pdu.dataNumber !== transfer.dataNumber || pdu.bufferOffset !== transfer.offset) return damagedData
   return pdu.final && pdu.bufferOffset + dataBytes < transfer.end ? missingData : undefined
+}
+
+/** Whether `bytes` are the very memory at `position` of `buffer`: received in place. */
+function isAt(bytes: Uint8Array, buffer: Uint8Array, position: number): boolean {
+  return bytes.buffer === buffer.buffer && bytes.byteOffset === buffer.byteOffset + position
 }
 
 function describe({ targetName, portals }: TargetListing, attempt: LoginAttempt): KeyValue[] {

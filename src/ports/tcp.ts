@@ -22,6 +22,11 @@ export interface TcpHandler {
   readonly borrowsChunks?: boolean
   /** `chunk` belongs to the handler from now on, unless it borrows. */
   onData(chunk: Uint8Array): void
+  /**
+   * For a handler that borrows: memory of its own (never empty) for the bytes of the next `onData`, asked for right before
+   * them. A hint, which spares it copying what is large; undefined for the network's memory.
+   */
+  receiveInto?(): Uint8Array | undefined
   /** What was queued has drained below the write limit. */
   onDrain?(): void
   /** The peer sent FIN. */

@@ -27,6 +27,12 @@ export type PolledConnection = {
 const pollForMs = 0.05
 /** Asked so often in vain beside busier ones, a connection is left to Node. */
 const missesMax = 64
+/**
+ * With more than these busy at once, asking each in vain costs more than Node's wait for all of them, and those that are
+ * asked are served before the others: then Node watches all for a while.
+ */
+const connectionsMax = 32
+const crowdedForMs = 100
 const receiveNow = 0x40 // MSG_DONTWAIT
 const bufferBytes = 65_536
 
@@ -39,6 +45,7 @@ export class TcpPoller {
   readonly #turn = (): void => this.#poll()
   #scheduled = false
   #lastBytesMs = 0
+  #crowdedUntilMs = 0
 
   constructor(libc: Native) {
     this.#libc = libc
@@ -47,9 +54,15 @@ export class TcpPoller {
   /** Takes a connection over that Node heard something on. */
   watch(connection: PolledConnection): void {
     if (this.#entries.has(connection.fd)) return
+    const nowMs = performance.now()
+    if (this.#entries.size >= connectionsMax) {
+      this.#crowdedUntilMs = nowMs + crowdedForMs
+      for (const entry of this.#entries.values()) this.#giveBack(entry)
+    }
+    if (nowMs < this.#crowdedUntilMs) return
     connection.handle.readStop()
     this.#entries.set(connection.fd, { connection, misses: 0 })
-    this.#lastBytesMs = performance.now()
+    this.#lastBytesMs = nowMs
     if (this.#scheduled) return
     this.#scheduled = true
     setImmediate(this.#turn)

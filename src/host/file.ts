@@ -4,7 +4,7 @@
  * Reads ask the page cache first (preadv2 with RWF_NOWAIT, which never waits for a disk) and go to the thread pool only
  * for what is not there. Linux has no such question for buffered writes on ext4, so writes are made at once while they
  * are fast, and after one that was slow they go to the thread pool until the disk has caught up: a slow disk costs the
- * event loop one slow write in `patienceMs`, not all of them.
+ * event loop one slow write in `patienceMsMax`, not all of them.
  */
 import { constants, type FileHandle, open, readFile } from 'node:fs/promises'
 import { performance } from 'node:perf_hooks'
@@ -22,8 +22,13 @@ const seekData = 3
 const seekHole = 4
 /** A write that took longer than this means that the page cache is pushing back. */
 const slowWriteMs = 2
-/** How long writes then go through the thread pool before one is tried at once again. */
-const patienceMs = 250
+/**
+ * How long writes then go through the thread pool before one is tried at once again: short at first, because on a busy
+ * machine a write is slow now and then only because another process had the processor; four times as long each time that
+ * the one tried is slow too.
+ */
+const patienceMsMin = 4
+const patienceMsMax = 256
 /** Larger writes than this always go through the thread pool: copying them would hold the loop for long. */
 const writeAtOnceBytesMax = 256 * 1024
 
@@ -64,6 +69,7 @@ class SystemFile implements RandomAccessFile {
   #sizeBytes: number
   #readsAtOnce: boolean = native !== undefined
   #writesWaitUntilMs = 0
+  #patienceMs = patienceMsMin
 
   constructor(path: string, handle: FileHandle, readOnly: boolean, sizeBytes: number) {
     this.path = path
@@ -90,7 +96,10 @@ class SystemFile implements RandomAccessFile {
     const written = native.pwrite(this.#handle.fd, source, source.byteLength, offset)
     const number = written < 0 ? native.errno() : 0
     const endedMs = performance.now()
-    if (endedMs - beganMs > slowWriteMs) this.#writesWaitUntilMs = endedMs + patienceMs
+    if (endedMs - beganMs > slowWriteMs) {
+      this.#writesWaitUntilMs = endedMs + this.#patienceMs
+      this.#patienceMs = Math.min(this.#patienceMs * 4, patienceMsMax)
+    } else this.#patienceMs = patienceMsMin
     if (written < 0) {
       if (number === errnoOf['EINTR'] || number === errnoOf['EAGAIN']) return this.#writeSlowly(offset, source)
       throw failure(this.path, 'write', nameOfErrno(number))

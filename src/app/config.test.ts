@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { decideUp, parseConfig } from './config.ts'
+import { decideUp, parseConfig, policyOfImage } from './config.ts'
 
 const whole = `
 image = "golden.img"
@@ -53,6 +53,14 @@ test('with nothing but an image, Slipway asks before it admits, is mutual, and h
     dhcp: { mode: 'proxy' },
     stateDirectory: '/s',
   })
+})
+
+test('the policy of an image: the configuration holds over what was said of it, and both over that of all images', () => {
+  const text = '[clones]\npolicy = "ephemeral"\n[images."lab"]\npolicy = "read-only"\n[images."office"]\n'
+  const config = decideUp(parseConfig(text, 'x'), { image: 'lab' }, '/s')
+  expect(policyOfImage(config, 'lab', 'persistent')).toBe('readOnly')
+  expect(policyOfImage(config, 'office', 'persistent')).toBe('persistent')
+  expect(policyOfImage(config, 'office', undefined)).toBe('ephemeral')
 })
 
 describe('bad configuration is refused with the line and the key', () => {

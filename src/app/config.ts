@@ -23,6 +23,9 @@
  *   [clones]
  *   policy = "persistent"             # persistent | ephemeral (a fresh one at each boot) | read-only
  *
+ *   [images."debian-12"]              # of the library
+ *   policy = "ephemeral"              # holds over what `slipway image policy` said, and [machine] over this
+ *
  *   [https]
  *   compat = ["ipxe-2019", "ovmf"]    # weaker cipher suites, for loaders that have no others
  *
@@ -46,7 +49,7 @@ import { formatIpv4, parseIpv4, parseMac } from '../base/address.ts'
 import { OperationError } from '../base/errors.ts'
 import { mebibyte, parseBytes } from '../base/units.ts'
 import type { ClonePolicy, TransportPolicy } from '../fleet/machine.ts'
-import { type ImageReference, parseReference } from '../images/catalogue.ts'
+import { type ImageReference, isImageName, parseReference } from '../images/catalogue.ts'
 
 const port = z.int().min(1).max(65_535)
 const ipv4 = z.string().refine((text) => parseIpv4(text) !== undefined, 'is not an IPv4 address such as 192.168.77.1')
@@ -79,6 +82,8 @@ const imageReference = z.string().transform((text, context): ImageReference => {
   return z.NEVER
 })
 
+const imageName = z.string().refine(isImageName, 'is not the name of an image such as debian-12')
+
 const schema = z.strictObject({
   image: z.string().min(1).optional(),
   state: z.string().min(1).optional(),
@@ -101,6 +106,7 @@ const schema = z.strictObject({
     .optional(),
   cache: size.optional(),
   clones: z.strictObject({ policy: policy.optional() }).optional(),
+  images: z.record(imageName, z.strictObject({ policy: policy.optional() })).optional(),
   iscsi: z.strictObject({ chap: z.enum(['mutual', 'one-way', 'none']).optional() }).optional(),
   https: z.strictObject({ compat: z.array(z.enum(['ipxe-2019', 'ovmf'])).optional() }).optional(),
   ports: z
@@ -149,6 +155,7 @@ export type ConfigFile = {
     | undefined
   cache?: number | undefined
   clones?: { policy?: ClonePolicy | undefined } | undefined
+  images?: Record<string, { policy?: ClonePolicy | undefined }> | undefined
   iscsi?: { chap?: ChapMode | undefined } | undefined
   https?: { compat?: Compat[] | undefined } | undefined
   ports?: { [K in keyof Ports]?: number | undefined } | undefined
@@ -200,6 +207,8 @@ export type UpConfig = {
     readonly leaseSeconds: number
   }
   readonly clonePolicy: ClonePolicy
+  /** Of images that have one of their own. */
+  readonly imagePolicies: ReadonlyMap<string, ClonePolicy>
   /** Memory for blocks of golden images. */
   readonly cacheBytes: number
   readonly chap: ChapMode
@@ -287,6 +296,9 @@ export function decideUp(file: ConfigFile, flags: UpFlags, stateDefault: string)
       leaseSeconds: file.dhcp?.['lease-seconds'] ?? leaseSecondsDefault,
     },
     clonePolicy: file.clones?.policy ?? 'persistent',
+    imagePolicies: new Map(
+      Object.entries(file.images ?? {}).flatMap(([name, { policy: own }]) => (own === undefined ? [] : [[name, own]])),
+    ),
     cacheBytes: flags.cache ?? file.cache ?? cacheBytesDefault,
     chap: file.iscsi?.chap ?? 'mutual',
     compat: file.https?.compat ?? ['ipxe-2019', 'ovmf'],
@@ -299,6 +311,15 @@ export function decideUp(file: ConfigFile, flags: UpFlags, stateDefault: string)
       clonePolicy: machine.policy,
     })),
   }
+}
+
+/** For a machine of which nothing is said itself. `said` is what `slipway image policy` keeps: the configuration holds over it. */
+export function policyOfImage(
+  { clonePolicy, imagePolicies }: Pick<UpConfig, 'clonePolicy' | 'imagePolicies'>,
+  image: string,
+  said: ClonePolicy | undefined,
+): ClonePolicy {
+  return imagePolicies.get(image) ?? said ?? clonePolicy
 }
 
 function decideDhcp(file: ConfigFile, flag: string | undefined): { mode: DhcpMode; range: AddressRange | undefined } {

@@ -47,7 +47,7 @@ type Server = {
 }
 
 /** What `slipway up lab` has around its disks; started again over the same state as often as one likes. */
-function serverOver(library: Library, store: MemoryFleetStore, clonePolicy: ClonePolicy): Server {
+function serverOver(library: Library, store: MemoryFleetStore, clonePolicy: ClonePolicy | undefined): Server {
   const assignment = { image: 'lab', version: undefined, clonePolicy }
   const terms = { policy: 'all', namingAuthority: namingAuthorityDefault, assignment, transport: 'auto' } as const
   const fleet = new Fleet(terms, store, (bytes) => systemRandom.bytes(bytes))
@@ -63,6 +63,7 @@ function serverOver(library: Library, store: MemoryFleetStore, clonePolicy: Clon
     clones: new Clones(join(library.directory, '../clones'), shelf),
     shelf,
     bootDisks: library.store,
+    policyOf: (image) => library.store.policyOf(image) ?? 'persistent',
     nextName: () => `boot${sessions}n${names++}`,
     events,
     clock: systemClock,
@@ -218,5 +219,25 @@ test('a policy that was changed counts from the next boot: a machine that is up 
   const next = await login(two, begin(two))
   expect(await read(next)).toBe(1)
   await two.close()
+  library.close()
+})
+
+test("a machine's policy holds over its image's, and that over the default", async () => {
+  const library = await libraryAt('policies')
+  const store = new MemoryFleetStore()
+  const policies: string[] = []
+  const bootWith = async (ofMachine: ClonePolicy | undefined): Promise<void> => {
+    const server = serverOver(library, store, ofMachine)
+    await login(server, begin(server))
+    policies.push(library.store.bootDisk(mac)?.policy ?? '')
+    await server.close()
+  }
+  await bootWith(undefined)
+  library.store.setPolicy('lab', 'readOnly')
+  await bootWith(undefined)
+  await bootWith('ephemeral')
+  expect(policies).toEqual(['persistent', 'readOnly', 'ephemeral'])
+  for (const version of [1, 2]) library.store.remove('lab', version)
+  expect(library.store.policyOf('lab')).toBeUndefined()
   library.close()
 })

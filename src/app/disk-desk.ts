@@ -35,6 +35,8 @@ export type DiskDeskParts = {
   readonly clones: Clones
   readonly shelf: ImageShelf
   readonly bootDisks: BootDiskStore
+  /** For machines of which nothing is said themselves. */
+  policyOf(image: string): ClonePolicy
   /** Names a clone of one boot: letters and digits that were never used before. */
   nextName(): string
   readonly events: EventStream
@@ -208,9 +210,9 @@ export class DiskDesk implements TargetDirectory {
   }
 
   async #prepareNext(mac: Mac, targetName: string, machine: MachineDisks): Promise<void> {
-    const { clones, fleet, nextName, shelf } = this.#parts
+    const { clones, fleet, nextName, policyOf, shelf } = this.#parts
     const assignment = fleet.assignmentFor(mac)
-    const policy = assignment.clonePolicy
+    const policy = assignment.clonePolicy ?? policyOf(assignment.image)
     const image = shelf.meant(assignment)
     if (policy === 'persistent') {
       const file = nameOfClone(mac)

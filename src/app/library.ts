@@ -17,7 +17,7 @@ import { makeStateDirectory } from '../host/state-directory.ts'
 import type { BootDiskStore } from '../images/boot-disks.ts'
 import { findVersion, type ImageStore, type ImageVersion, isImageName, parseReference } from '../images/catalogue.ts'
 
-export type { ImageReference, ImageVersion } from '../images/catalogue.ts'
+export type { ImagePolicy, ImageReference, ImageVersion } from '../images/catalogue.ts'
 export {
   findVersion,
   formatReference,

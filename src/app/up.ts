@@ -34,7 +34,7 @@ import type { Log } from '../ports/log.ts'
 import { serveTftp } from '../tftp/server.ts'
 import { BootDesk } from './boot-desk.ts'
 import { Clones } from './clones.ts'
-import { formatRange, type UpConfig } from './config.ts'
+import { formatRange, policyOfImage, type UpConfig } from './config.ts'
 import { DiskDesk } from './disk-desk.ts'
 import { EventStream } from './event-stream.ts'
 import { goldenImageName } from './golden.ts'
@@ -128,6 +128,7 @@ async function start(
     clones: new Clones(state.file('clones'), shelf),
     shelf,
     bootDisks: library.store,
+    policyOf: (image) => policyOfImage(config, image, library.store.policyOf(image)),
     nextName: () => base32(systemRandom.bytes(5)).toLowerCase(),
     events,
     clock,
@@ -227,7 +228,7 @@ function assignmentsOf({ terms }: Fleet): Assignment[] {
 }
 
 function createFleet(config: UpConfig, image: ImageReference, store: FleetStore): Fleet {
-  const assignment: Assignment = { image: image.name, version: image.version, clonePolicy: config.clonePolicy }
+  const assignment: Assignment = { image: image.name, version: image.version, clonePolicy: undefined }
   const assignments = new Map<Mac, Assignment>()
   for (const { mac, image: own, clonePolicy } of config.machines) {
     if (own === undefined && clonePolicy === undefined) continue

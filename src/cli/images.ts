@@ -1,6 +1,6 @@
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import type { ImageFinding } from '../app/image-check.ts'
-import type { ImageReference, ImageVersion, Library } from '../app/library.ts'
+import type { ImagePolicy, ImageReference, ImageVersion, Library } from '../app/library.ts'
 import { OperationError } from '../base/errors.ts'
 import { formatBytes } from '../base/units.ts'
 import { kindOf, takenBytes } from '../host/directory.ts'
@@ -37,6 +37,10 @@ export function addImageCommands(program: Command): void {
     .action(checkImage)
   command('publish <NAME@N>', 'What machines get at their next boot; who is running keeps what it has.').action(publish)
   command('rollback <NAME>', 'Publish what was published before.').action(rollback)
+  command(
+    'policy <NAME> <POLICY>',
+    'What the disks of its machines are: ephemeral, persistent or read-only; default: as [clones] says for all.',
+  ).action(setPolicy)
   command('remove <NAME>', 'Remove NAME with all its versions, or NAME@N. Refused while clones need it.')
     .option('--prune', 'only versions that are not published and that no clone needs')
     .action(remove)
@@ -124,7 +128,8 @@ async function showImage(name: string, flags: Flags): Promise<void> {
       ({ backingPath }) => backingPath === path,
     )
     if (flags.json === true) {
-      const value = { ...version, published, path, clones: clones.map(({ mac }) => mac) }
+      const policy = library.store.policyOf(version.name)
+      const value = { ...version, published, policy, path, clones: clones.map(({ mac }) => mac) }
       process.stdout.write(`${JSON.stringify(value)}\n`)
       return
     }
@@ -155,6 +160,7 @@ async function showImage(name: string, flags: Flags): Promise<void> {
         firmware,
         `${bootable ? 'boots' : 'does not boot'}: ${reason}`,
       ]),
+      ['policy', policyWord(library.store.policyOf(version.name))],
       ['clones', clones.length === 0 ? 'none' : clones.map(({ mac }) => mac).join(', ')],
     ]
     for (const [title, text] of lines) process.stdout.write(`${title.padEnd(13)} ${text}\n`)
@@ -203,6 +209,26 @@ async function rollback(name: string, flags: Flags): Promise<void> {
   })
 }
 
+async function setPolicy(name: string, word: string, flags: Flags): Promise<void> {
+  const { findVersion } = await import('../app/library.ts')
+  const policies = new Map<string, ImagePolicy | undefined>([
+    ['ephemeral', 'ephemeral'],
+    ['persistent', 'persistent'],
+    ['read-only', 'readOnly'],
+    ['default', undefined],
+  ])
+  if (!policies.has(word)) {
+    throw new OperationError('usage', `${word} is no policy`, `Use one of: ${[...policies.keys()].join(', ')}.`)
+  }
+  await withLibrary(flags, async (library) => {
+    const version = findVersion(library.store, { ...(await referenceOf(name)), version: undefined })
+    library.store.setPolicy(version.name, policies.get(word))
+    const said = word === 'default' ? 'as [clones] says for all' : word
+    process.stdout.write(`The disks of machines with ${version.name} are ${said}, from their next boot on.
+`)
+  })
+}
+
 async function remove(name: string, flags: Flags & { readonly prune?: boolean }): Promise<void> {
   const { formatReference, versionsToRemove } = await import('../app/library.ts')
   const { listCloneFiles } = await import('../app/clone-files.ts')
@@ -231,6 +257,11 @@ function sha256(text: string): string {
   const digits = text.toLowerCase().replace(/^sha256:/, '')
   if (/^[0-9a-f]{64}$/.test(digits)) return digits
   throw new InvalidArgumentError('A SHA-256 is 64 hexadecimal digits.')
+}
+
+function policyWord(policy: ImagePolicy | undefined): string {
+  if (policy === undefined) return 'as [clones] says for all'
+  return policy === 'readOnly' ? 'read-only' : policy
 }
 
 function systemOf({ contents }: ImageVersion): string {

@@ -30,7 +30,8 @@ export type Assignment = {
   readonly image: string
   /** Undefined: the published one, looked up at each boot. */
   readonly version: number | undefined
-  readonly clonePolicy: ClonePolicy
+  /** Undefined: what is said of the image, and if nothing is, of all machines. */
+  readonly clonePolicy: ClonePolicy | undefined
 }
 
 /**

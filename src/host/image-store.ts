@@ -1,7 +1,7 @@
 /** The library of images, and which clone each machine's running boot uses, in SQLite. */
 import type { DatabaseSync } from 'node:sqlite'
 import type { BootDiskStore } from '../images/boot-disks.ts'
-import type { ImageStore, ImageVersion } from '../images/catalogue.ts'
+import type { ImagePolicy, ImageStore, ImageVersion } from '../images/catalogue.ts'
 import { type Migrations, openDatabase } from './database.ts'
 
 const migrations: Migrations = [
@@ -36,6 +36,7 @@ const migrations: Migrations = [
      file TEXT NOT NULL,
      policy TEXT NOT NULL
    ) STRICT`,
+  `ALTER TABLE image ADD COLUMN policy TEXT CHECK (policy IN ('ephemeral', 'persistent', 'readOnly'))`,
 ]
 
 /** @throws {OperationError} databaseUnusable */
@@ -123,7 +124,20 @@ class SqliteImageStore implements ImageStore, BootDiskStore {
   }
 
   remove(name: string, version: number): void {
-    this.#database.prepare('DELETE FROM version WHERE name = ? AND version = ?').run(name, version)
+    this.#atomically(() => {
+      this.#database.prepare('DELETE FROM version WHERE name = ? AND version = ?').run(name, version)
+      // Who adds an image of that name some day does not know what was once said of another one.
+      if (this.versionsOf(name).length === 0) this.setPolicy(name, undefined)
+    })
+  }
+
+  policyOf(name: string): ImagePolicy | undefined {
+    const policy = this.#database.prepare('SELECT policy FROM image WHERE name = ?').get(name)?.['policy']
+    return policy === 'ephemeral' || policy === 'persistent' || policy === 'readOnly' ? policy : undefined
+  }
+
+  setPolicy(name: string, policy: ImagePolicy | undefined): void {
+    this.#database.prepare('UPDATE image SET policy = ? WHERE name = ?').run(policy ?? null, name)
   }
 
   bootDisk(mac: string): { bootId: string; file: string; policy: string } | undefined {

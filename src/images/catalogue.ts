@@ -28,6 +28,9 @@ export type ImageVersion = {
   readonly contents: DiskSummary
 }
 
+/** What machines' disks are, as far as the library keeps it: room `fleet` says what each word means. */
+export type ImagePolicy = 'ephemeral' | 'persistent' | 'readOnly'
+
 /** What is remembered of images. The store is the truth; a file that it does not know is left over from a kill. */
 export interface ImageStore {
   /** By name, then version. */
@@ -43,6 +46,9 @@ export interface ImageStore {
   /** Publishes what was published before; undefined if nothing was. */
   rollback(name: string): number | undefined
   remove(name: string, version: number): void
+  /** What machines' disks of this image are; undefined if that was never said. */
+  policyOf(name: string): ImagePolicy | undefined
+  setPolicy(name: string, policy: ImagePolicy | undefined): void
   close(): void
 }
 

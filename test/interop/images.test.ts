@@ -144,6 +144,17 @@ test('versions never change, one is published, and publishing can be taken back'
   expect(filesOf(state)).toEqual([])
 })
 
+test('an image has a policy of its own, until it is taken back', () => {
+  const state = at('state-policy')
+  image(state, 'add', at('disk.img'))
+  expect(image(state, 'policy', 'disk', 'ephemeral').said).toContain('disk are ephemeral, from their next boot on')
+  expect(image(state, 'show', 'disk').said).toMatch(/^policy +ephemeral$/m)
+  expect(image(state, 'policy', 'disk', 'sometimes')).toMatchObject({ code: 2 })
+  expect(image(state, 'policy', 'other', 'ephemeral').complained).toContain('there is no image other')
+  image(state, 'policy', 'disk', 'default')
+  expect(JSON.parse(image(state, 'show', 'disk', '--json').said)).not.toHaveProperty('policy')
+})
+
 test('a file in the library that has changed is found', () => {
   const state = at('state-rot')
   image(state, 'add', at('disk.img'))

@@ -30,6 +30,8 @@ export class Child {
     const chain = [...(options.enter ?? []), 'setpriv', '--pdeathsig', 'KILL', '--', ...command]
     const child = spawn(chain[0] ?? '', chain.slice(1), {
       stdio: ['pipe', 'pipe', 'pipe'],
+      // A group of its own: Ctrl-C at the terminal is for us, who stop our children in order.
+      detached: true,
       env: options.env ?? process.env,
       ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
     })

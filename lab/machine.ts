@@ -74,8 +74,8 @@ export class Machine {
     const tap = await options.network.addTap()
     const cleanUp = async (): Promise<void> => {
       redirector.close()
-      await options.network.removeTap(tap)
       await rm(folder, { recursive: true, force: true })
+      await options.network.removeTap(tap)
     }
     try {
       const firmware = await firmwareArguments(options.firmware, folder, mac)

@@ -39,6 +39,8 @@ export class LabNetwork {
     const unshare = asRoot ? ['--net'] : ['--user', '--map-root-user', '--net']
     const holder = spawn('unshare', [...unshare, '--', 'sh', '-c', 'echo ready; exec cat'], {
       stdio: ['pipe', 'pipe', 'pipe'],
+      // Ctrl-C must not take the network away while what runs in it is being stopped.
+      detached: true,
     })
     await holderReady(holder)
     const network = new LabNetwork(holder, asRoot)

@@ -1,7 +1,8 @@
 /** Goal: the laboratory leaves nothing behind, however it ends, and nothing gets out of it. */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readdirSync, readlinkSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readlinkSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { runCommand } from '../../lab/child.ts'
@@ -50,4 +51,30 @@ test('nothing of a network is seen outside of it', async () => {
   const outside = await runCommand(['ip', 'link'], { name: 'ip' })
   expect(outside).not.toContain(lab.interfaceName)
   expect(await network.run(['ip', 'route'], 'ip')).not.toContain('default')
+})
+
+test('Ctrl-C in the middle of the demo, which reaches every process of the terminal, leaves nothing behind', async () => {
+  const temporary = mkdtempSync(join(tmpdir(), 'slipway-demo-'))
+  onTestFinished(() => rmSync(temporary, { recursive: true, force: true }))
+  const demo = spawn(process.execPath, ['scripts/demo.ts', '--firmware', 'bios'], {
+    cwd: projectFolder,
+    env: { ...process.env, TMPDIR: temporary },
+    detached: true, // a process group of its own, as a shell gives to what it runs
+  })
+  let printed = ''
+  for (const stream of [demo.stdout, demo.stderr]) {
+    stream.setEncoding('utf8').on('data', (text: string) => {
+      printed += text
+    })
+  }
+  onTestFinished(() => {
+    demo.kill('SIGKILL')
+  })
+  await expect.poll(() => printed, { timeout: 120_000 }).toContain('power on')
+  process.kill(-(demo.pid ?? Number.NaN), 'SIGINT')
+  const [code] = (await once(demo, 'close')) as [number | null]
+  expect(printed).toContain('cleaning up')
+  expect(printed).not.toContain('failed')
+  expect(code).toBe(130)
+  expect(readdirSync(temporary)).toEqual([])
 })

@@ -1,5 +1,5 @@
 /** Admitting machines from another process: the store is the truth, a running server looks there. */
-import { parseMac } from '../base/address.ts'
+import { type Mac, parseMac } from '../base/address.ts'
 import { OperationError } from '../base/errors.ts'
 import { Fleet } from '../fleet/fleet.ts'
 import type { Machine } from '../fleet/machine.ts'
@@ -10,21 +10,42 @@ import { systemRandom } from '../host/random.ts'
 import { makeStateDirectory } from '../host/state-directory.ts'
 import { goldenImageName } from './golden.ts'
 
-export type Verdict = 'admit' | 'refuse' | 'forget'
+export type Verdict = 'admit' | 'release' | 'refuse' | 'forget'
 
-/** @throws {OperationError} usage: not a MAC address; what the store throws */
-export function decideAbout(stateDirectory: string, macText: string, verdict: Verdict): Machine | undefined {
-  const mac = parseMac(macText)
-  if (mac === undefined) {
-    throw new OperationError('usage', `${macText} is not a MAC address`, 'Write it like 52:54:00:12:34:56.')
-  }
+/**
+ * `machine` is a MAC address or a name. A running server ends the sessions of a machine that was released, refused or
+ * forgotten: watch-fleet.ts. @throws {OperationError} usage, machineUnknown; what the store throws
+ */
+export function decideAbout(stateDirectory: string, machine: string, verdict: Verdict): Machine | undefined {
   return withFleet(stateDirectory, (fleet) => {
-    if (verdict === 'admit') return fleet.admit(mac, systemClock.wallMs())
-    if (verdict === 'refuse') return fleet.refuse(mac, systemClock.wallMs())
+    const mac = macOf(machine, fleet.machines())
+    if (mac === undefined) {
+      const hint = 'Write it like 52:54:00:12:34:56. `slipway machines` lists those that are known, with their names.'
+      throw new OperationError('usage', `${machine} is not a MAC address, and no machine has that name`, hint)
+    }
     const known = fleet.machine(mac)
-    fleet.forget(mac)
-    return known
+    switch (verdict) {
+      case 'admit':
+        return fleet.admit(mac, systemClock.wallMs())
+      case 'refuse':
+        return fleet.refuse(mac, systemClock.wallMs())
+      case 'release':
+        if (known === undefined) {
+          const hint = '`slipway machines` lists those that are.'
+          throw new OperationError('machineUnknown', `no machine ${mac} is known`, hint)
+        }
+        fleet.release(mac)
+        return known
+      case 'forget':
+        fleet.forget(mac)
+        return known
+    }
   })
+}
+
+/** What a person calls a machine: its MAC address, however it is written, or its name. */
+export function macOf(text: string, machines: readonly Machine[]): Mac | undefined {
+  return parseMac(text) ?? machines.find(({ name }) => name === text)?.mac
 }
 
 export function listMachines(stateDirectory: string): readonly Machine[] {

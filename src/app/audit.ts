@@ -1,11 +1,10 @@
 /** Audits of boots that are in the journal, a running server's too. */
-import { parseMac } from '../base/address.ts'
 import { OperationError } from '../base/errors.ts'
 import { openJournalStore } from '../host/journal-store.ts'
 import { makeStateDirectory } from '../host/state-directory.ts'
 import { type Audit, type AuditTerms, auditBoot } from '../journal/audit.ts'
 import type { JournalStore } from '../journal/store.ts'
-import { listMachines } from './admission.ts'
+import { listMachines, macOf } from './admission.ts'
 
 /** A boot has some thirty events; a machine that is held asks every few seconds. */
 const eventsMax = 5_000
@@ -21,6 +20,9 @@ export function auditMachines(
     const machines = listMachines(stateDirectory)
     const nameOf = (mac: string): string | undefined => machines.find((each) => each.mac === mac)?.name
     const wanted = machine === undefined ? undefined : macOf(machine, machines)
+    if (machine !== undefined && wanted === undefined) {
+      throw unknown(machine, 'it is no MAC address, and no machine has that name')
+    }
     const attempts = wanted === undefined ? store.currentAttempts() : [...store.attempts({ mac: wanted, countMax: 1 })]
     if (wanted !== undefined && attempts.length === 0) {
       throw unknown(machine ?? '', 'it has not been switched on since the journal began')
@@ -36,14 +38,6 @@ export function auditMachines(
 
 function eventsOf(store: JournalStore, mac: string, firstId: number): ReturnType<JournalStore['events']> {
   return store.events({ mac, afterId: firstId - 1, countMax: eventsMax })
-}
-
-function macOf(text: string, machines: ReturnType<typeof listMachines>): string {
-  const mac = parseMac(text)
-  if (mac !== undefined) return mac
-  const named = machines.find(({ name }) => name === text)
-  if (named !== undefined) return named.mac
-  throw unknown(text, 'it is no MAC address, and no machine has that name')
 }
 
 function unknown(machine: string, why: string): OperationError {

@@ -78,7 +78,12 @@ function serverOver(library: Library, store: MemoryFleetStore, clonePolicy: Clon
   return { desk, fleet, happened, close }
 }
 
-type Session = { readonly identity: SessionIdentity; readonly nexus: Nexus; readonly deviceServer: DeviceServer }
+type Session = {
+  readonly identity: SessionIdentity
+  readonly nexus: Nexus
+  readonly deviceServer: DeviceServer
+  readonly isUnwanted: boolean
+}
 let sessions = 0
 
 /** A login with the credentials of a boot: the newest one's, or those of `user`. */
@@ -92,9 +97,9 @@ async function login({ desk, fleet }: Server, user: string): Promise<Session> {
   const nexus = { initiatorPort: `${initiatorName},i,0x${isid}`, targetPort: 1, initiatorName, isid }
   verdict.deviceServer.attach(nexus)
   const identity = { sessionId, initiatorName, targetName, isid, remote, label: mac }
-  desk.noteOpened(identity, user)
+  const unwanted = desk.noteOpened(identity, user)
   expect(fleet.machine(mac)?.decision).not.toBe('refused')
-  return { identity, nexus, deviceServer: verdict.deviceServer }
+  return { identity, nexus, deviceServer: verdict.deviceServer, isUnwanted: unwanted?.(identity) === true }
 }
 
 function logout({ desk }: Server, session: Session): void {
@@ -239,5 +244,26 @@ test("a machine's policy holds over its image's, and that over the default", asy
   expect(policies).toEqual(['persistent', 'readOnly', 'ephemeral'])
   for (const version of [1, 2]) library.store.remove('lab', version)
   expect(library.store.policyOf('lab')).toBeUndefined()
+  library.close()
+})
+
+test('released: the sessions of that boot are unwanted, told once, and so is one that was logging in just then', async () => {
+  const library = await libraryAt('released')
+  const one = serverOver(library, new MemoryFleetStore(), 'persistent')
+  const user = begin(one)
+  const up = await login(one, user)
+  expect(up.isUnwanted).toBe(false)
+  expect(one.desk.noteFleetChanged()(up.identity), 'a change that is none of its business').toBe(false)
+  const late = begin(one)
+  const resolve = one.desk.resolve.bind(one.desk)
+  one.desk.resolve = async (attempt) => {
+    const verdict = await resolve(attempt)
+    one.fleet.release(mac)
+    return verdict
+  }
+  expect((await login(one, late)).isUnwanted).toBe(true)
+  for (let times = 0; times < 2; times++) expect(one.desk.noteFleetChanged()(up.identity)).toBe(true)
+  expect(one.happened.filter(({ kind }) => kind === 'credentialsEnded')).toMatchObject([{ mac, reason: 'released' }])
+  await one.close()
   library.close()
 })

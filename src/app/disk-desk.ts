@@ -44,8 +44,8 @@ export type DiskDeskParts = {
   readonly chap: ChapMode
 }
 
-/** Its sessions must go: another boot of the machine has begun, or there is no disk for it. */
-export type EndedBoot = { readonly bootId: string }
+/** Sessions that must go: of a boot that has ended, or for which there is no disk. */
+export type Unwanted = (session: SessionIdentity) => boolean
 
 /**
  * How long a disk without sessions stays open: longer than from iPXE's last read to Linux's first login. Once it is closed,
@@ -70,6 +70,8 @@ type MachineDisks = {
   /** One login after the other. */
   queue: Promise<unknown>
   idle: Timer | undefined
+  /** The last one that was told to have ended. */
+  endedBootId: string | undefined
 }
 
 export class DiskDesk implements TargetDirectory {
@@ -78,7 +80,7 @@ export class DiskDesk implements TargetDirectory {
   /** By initiator name and ISID: what a nexus and a session have in common. */
   readonly #sessions = new Map<string, number>()
 
-  readonly #bootOfSession = new Map<number, string>()
+  readonly #bootOfSession = new Map<number, { readonly mac: Mac; readonly bootId: string }>()
 
   constructor(parts: DiskDeskParts) {
     this.#parts = parts
@@ -123,26 +125,45 @@ export class DiskDesk implements TargetDirectory {
     return [...names].map((targetName) => ({ targetName, portals: [portal] }))
   }
 
-  /** A session began: whose boot it is, and which boot has ended by it. `user` is undefined where CHAP is off. */
-  noteOpened(session: SessionIdentity, user: string | undefined): EndedBoot | undefined {
+  /** A session began: whose boot it is, and which sessions end by it. `user` is undefined where CHAP is off. */
+  noteOpened(session: SessionIdentity, user: string | undefined): Unwanted | undefined {
     this.#sessions.set(nexusKey(session), session.sessionId)
     const mac = session.label
     if (mac === undefined) return undefined
     const { fleet, clock } = this.#parts
     const { boot, ended } =
       user === undefined ? fleet.loggedInUnproven(mac, clock.wallMs()) : fleet.credentialsUsed(mac, user)
-    if (boot === undefined) return undefined
-    this.#bootOfSession.set(session.sessionId, boot.bootId)
-    if (ended !== undefined) {
-      this.#parts.events.emit({ mac }, { kind: 'credentialsEnded', bootId: ended.bootId, reason: 'nextBoot' })
-    }
-    if (!this.#giveDisk(mac, session, boot.bootId)) return { bootId: boot.bootId }
-    return ended === undefined ? undefined : { bootId: ended.bootId }
+    // Released while it was logging in.
+    if (boot === undefined) return (other) => other.sessionId === session.sessionId
+    this.#bootOfSession.set(session.sessionId, { mac, bootId: boot.bootId })
+    if (ended !== undefined) this.#endBoot(mac, ended.bootId, 'nextBoot')
+    if (!this.#giveDisk(mac, session, boot.bootId)) return (other) => this.bootOf(other) === boot.bootId
+    return ended === undefined ? undefined : (other) => this.bootOf(other) === ended.bootId
   }
 
   /** Of which boot a session is; undefined when it was not proven. */
   bootOf(session: SessionIdentity): string | undefined {
-    return this.#bootOfSession.get(session.sessionId)
+    return this.#bootOfSession.get(session.sessionId)?.bootId
+  }
+
+  /** The fleet was changed by somebody else: machines may have been released or refused. */
+  noteFleetChanged(): Unwanted {
+    const ended = new Set<string>()
+    for (const { mac, bootId } of this.#bootOfSession.values()) {
+      const reason = this.#parts.fleet.endOf(mac, bootId)
+      if (reason === undefined) continue
+      ended.add(bootId)
+      this.#endBoot(mac, bootId, reason)
+    }
+    return (session) => ended.has(this.bootOf(session) ?? '')
+  }
+
+  /** Told once, whatever ended it first. */
+  #endBoot(mac: Mac, bootId: string, reason: 'nextBoot' | 'released' | 'refused'): void {
+    const machine = this.#machines.get(mac)
+    if (machine?.endedBootId === bootId) return
+    if (machine !== undefined) machine.endedBootId = bootId
+    this.#parts.events.emit({ mac }, { kind: 'credentialsEnded', bootId, reason })
   }
 
   noteClosed(session: SessionIdentity): void {
@@ -180,6 +201,7 @@ export class DiskDesk implements TargetDirectory {
       next: undefined,
       queue: Promise.resolve(),
       idle: undefined,
+      endedBootId: undefined,
     }
     this.#machines.set(mac, machine)
     const prepared = machine.queue.then(async () => {

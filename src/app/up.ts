@@ -44,6 +44,7 @@ import { addedLoadersFolder, readLoaders } from './loaders.ts'
 import { Roster } from './roster.ts'
 import { ImageShelf } from './shelf.ts'
 import { fromDhcp, fromHttp, fromIscsi, fromTftp, type Said } from './translate.ts'
+import { watchFleet } from './watch-fleet.ts'
 
 export interface RunningServer {
   /** The network it serves, for people. */
@@ -151,8 +152,8 @@ async function start(
       if (event.kind === 'sessionOpened') {
         const { session, authentication } = event
         const user = authentication.kind === 'chap' ? authentication.user : undefined
-        const ended = diskDesk.noteOpened(session, user)
-        if (ended !== undefined) target.drop((other) => diskDesk.bootOf(other) === ended.bootId)
+        const unwanted = diskDesk.noteOpened(session, user)
+        if (unwanted !== undefined) target.drop(unwanted)
       }
       for (const said of fromIscsi(event, (session) => diskDesk.bootOf(session))) say(said)
       if (event.kind === 'sessionClosed') diskDesk.noteClosed(event.session)
@@ -161,6 +162,7 @@ async function start(
   undo.push(() => target.close(logoutGraceMs))
   await target.listen(listen(config.ports.iscsi))
   ready('iscsi', `${network.address}:${config.ports.iscsi}`)
+  undo.push(watchFleet(store, clock, () => target.drop(diskDesk.noteFleetChanged())))
 
   const http = await serveHttp({
     network: systemTcp,

@@ -8,18 +8,19 @@ type Flags = { readonly state?: string; readonly json?: boolean }
 export function addAdmissionCommands(program: Command): void {
   const verdicts = [
     ['admit', 'Let a machine boot. One that is waiting notices by itself within seconds.'],
-    ['refuse', 'Never let a machine boot; what it was given before is worth nothing from now on.'],
-    ['forget', 'Know nothing of a machine any more.'],
+    ['release', 'End the boot of a machine: its sessions and its secrets. It stays admitted and may boot again.'],
+    ['refuse', 'Never let a machine boot; its sessions end, and what it was given is worth nothing from now on.'],
+    ['forget', 'Know nothing of a machine any more; its sessions end.'],
   ] as const
   for (const [verdict, description] of verdicts) {
     program
       .command(verdict)
       .description(description)
-      .argument('<MAC>', 'its MAC address, as its screen or `slipway machines` shows it')
+      .argument('<MACHINE>', 'its MAC address, as its screen or `slipway machines` shows it, or its name')
       .option('--state <DIR>', 'where Slipway keeps what it knows')
       .action((mac: string, flags: Flags) => {
         const machine = decideAbout(flags.state ?? defaultStateDirectory(), mac, verdict)
-        const said = { admit: 'admitted', refuse: 'refused', forget: 'forgotten' }[verdict]
+        const said = { admit: 'admitted', release: 'released', refuse: 'refused', forget: 'forgotten' }[verdict]
         process.stdout.write(`${machine?.mac ?? mac} is ${said}.\n`)
       })
   }

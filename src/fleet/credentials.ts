@@ -93,6 +93,11 @@ export function use(ring: CredentialRing, user: string): Use {
   return { ring: { active: boot, offered: ring.offered.slice(index + 1) }, boot, ended: ring.active }
 }
 
+/** Whether what that boot was given is still worth anything. */
+export function holds(ring: CredentialRing, bootId: string): boolean {
+  return ring.active?.bootId === bootId || ring.offered.some((boot) => boot.bootId === bootId)
+}
+
 function current(offered: readonly BootCredentials[], nowMs: number): BootCredentials[] {
   return offered.filter((boot) => nowMs - boot.mintedMs <= offerValidMs)
 }

@@ -1,7 +1,17 @@
 /** The fleet as the rest of the house sees it: each call reads the store, decides with the pure parts, and keeps the outcome. */
 import type { Mac } from '../base/address.ts'
 import { admitted, type Encounter, meet, refused, stranger } from './admission.ts'
-import { type BootCredentials, candidates, emptyRing, mint, mintBytes, offer, type Use, use } from './credentials.ts'
+import {
+  type BootCredentials,
+  candidates,
+  emptyRing,
+  holds,
+  mint,
+  mintBytes,
+  offer,
+  type Use,
+  use,
+} from './credentials.ts'
 import { undecidedMachinesMax } from './limits.ts'
 import type { AdmissionPolicy, Assignment, Identity, Machine, TransportPolicy } from './machine.ts'
 import { initiatorNameOf, macOfTargetName, targetNameOf } from './names.ts'
@@ -134,6 +144,12 @@ export class Fleet {
     return newest === undefined
       ? { ring, boot: undefined, ended: undefined }
       : this.credentialsUsed(mac, newest.initiator.user)
+  }
+
+  /** Of a boot whose sessions are open: why they may not stay so; undefined while they may. */
+  endOf(mac: Mac, bootId: string): 'released' | 'refused' | undefined {
+    if (this.#store.machine(mac)?.decision === 'refused') return 'refused'
+    return holds(this.#store.credentials(mac), bootId) ? undefined : 'released'
   }
 
   /** All credentials of the machine end now. */

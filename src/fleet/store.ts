@@ -25,6 +25,8 @@ export interface FleetStore {
    * by its owner only. @throws {OperationError}
    */
   changeCredentials(mac: Mac, change: (ring: CredentialRing) => CredentialRing): void
+  /** Another number than before when another process has changed anything. Costs nothing to ask. */
+  foreignChanges(): number
 }
 
 /** Keeps everything until the process ends. */
@@ -69,6 +71,10 @@ export class MemoryFleetStore implements FleetStore {
 
   changeCredentials(mac: Mac, change: (ring: CredentialRing) => CredentialRing): void {
     this.#rings.set(mac, change(this.credentials(mac)))
+  }
+
+  foreignChanges(): number {
+    return 0
   }
 
   #undecided(): Machine[] {

@@ -57,3 +57,15 @@ test('the undecided machine seen longest ago makes room, and a change that fails
   expect(store.machines()).toHaveLength(2)
   store.close()
 })
+
+test('the counter of foreign changes moves when another process changes something, and not by what we do ourselves', () => {
+  const path = join(folder, 'c.db')
+  const [ours, theirs] = [openFleetStore(path), openFleetStore(path)]
+  const before = ours.foreignChanges()
+  ours.changeMachine(mac, () => stranger({ mac, uuid: undefined, serial: undefined }, 1))
+  expect(ours.foreignChanges()).toBe(before)
+  theirs.removeMachine(mac)
+  expect(ours.foreignChanges()).not.toBe(before)
+  ours.close()
+  theirs.close()
+})

@@ -41,6 +41,7 @@ class SqliteFleetStore implements FleetStore {
   readonly #selectRing: StatementSync
   readonly #putMachine: StatementSync
   readonly #putRing: StatementSync
+  readonly #dataVersion: StatementSync
 
   constructor(database: DatabaseSync) {
     this.#database = database
@@ -50,6 +51,7 @@ class SqliteFleetStore implements FleetStore {
       `INSERT OR REPLACE INTO machine (${machineColumns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
     )
     this.#putRing = database.prepare('INSERT OR REPLACE INTO credentials (mac, ring) VALUES (?, ?)')
+    this.#dataVersion = database.prepare('PRAGMA data_version')
   }
 
   machine(mac: string): Machine | undefined {
@@ -112,6 +114,11 @@ class SqliteFleetStore implements FleetStore {
       const after = change(before)
       if (after !== before) this.#putRing.run(mac, textOf(after))
     })
+  }
+
+  /** SQLite's own counter: it moves with the commits of other connections, never with ours (pragma.html#pragma_data_version). */
+  foreignChanges(): number {
+    return Number(this.#dataVersion.get()?.['data_version'])
   }
 
   close(): void {

@@ -32,6 +32,7 @@ test.each([
   'up',
   'target',
   'admit',
+  'release',
   'refuse',
   'forget',
   'machines',

@@ -106,7 +106,7 @@ async function start(
   const journal = new Journal(journalStore, () => clock.wallMs())
   journal.subscribe(listener)
   const events = new EventStream(journal, clock, log, (address) => roster.macOf(address))
-  undo.push(() => events.flush())
+  undo.push(() => events.close())
   const say = (said: Said | undefined): void => {
     if (said !== undefined) events.emit(said.whose, said.happening)
   }

@@ -146,8 +146,10 @@ export type Happening =
   // Anybody
   /** The boot cannot go on. `step` names where, `hint` what a person does next. */
   | { readonly kind: 'failed'; readonly step: string; readonly reason: string; readonly hint: string }
-  /** Bytes that break a protocol. At most a few a second reach the journal. */
+  /** Bytes that break a protocol. */
   | { readonly kind: 'peerBroken'; readonly protocol: string; readonly detail: string }
+  /** It made more noise than is kept. Without a source: of many, who may be one that invents addresses. */
+  | { readonly kind: 'eventsLeftOut'; readonly eventCount: number }
   | { readonly kind: 'serviceReady'; readonly service: string; readonly endpoint: string }
   | { readonly kind: 'serviceFailed'; readonly service: string; readonly reason: string; readonly hint: string }
   | { readonly kind: 'stopping' }

@@ -98,6 +98,8 @@ export function sentence(event: Happening): string {
       return `failed at ${event.step}: ${event.reason}. ${event.hint}`
     case 'peerBroken':
       return `sent broken ${event.protocol}: ${foreign(event.detail)}`
+    case 'eventsLeftOut':
+      return `made more noise than is kept: ${event.eventCount} events were left out`
     case 'serviceReady':
       return `${event.service} is ready on ${event.endpoint}`
     case 'serviceFailed':

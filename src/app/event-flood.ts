@@ -1,0 +1,54 @@
+/**
+ * Whoever makes noise pushes nobody else's events out of the journal, and fills no disk: of each source so many events
+ * are kept in a window of time, of all sources together so many more; what is left out is counted and told.
+ */
+import type { EventSource } from '../journal/events.ts'
+
+/** Windows follow one another without overlap; counting begins anew with each. */
+export const floodWindowMs = 10_000
+/** A boot is some thirty events; PXELINUX's search for its configuration another fifteen. */
+export const eventsPerSourceMax = 200
+/** A rack of 256 that is switched on at once makes 8,000. Above it are only sources that invent others. */
+export const eventsPerWindowMax = 20_000
+/** Of how many sources it is told how much was left out; the rest are told as one. */
+export const sourcesToldMax = 8
+
+/** `source` is undefined for those that are told together. */
+export type LeftOut = { readonly source: EventSource | undefined; readonly eventCount: number }
+
+export class EventFlood {
+  /** By MAC or address. Not more than `eventsPerWindowMax`: who comes later is only counted. */
+  #sources = new Map<string, { readonly source: EventSource; eventCount: number }>()
+  #keptCount = 0
+  #leftOutCount = 0
+
+  /** False: leave it out. */
+  admits(source: EventSource): boolean {
+    const key = source.mac ?? source.address ?? ''
+    let counted = this.#sources.get(key)
+    if (counted === undefined && this.#keptCount < eventsPerWindowMax) {
+      counted = { source, eventCount: 0 }
+      this.#sources.set(key, counted)
+    }
+    if (counted !== undefined) counted.eventCount++
+    const kept =
+      counted !== undefined && counted.eventCount <= eventsPerSourceMax && this.#keptCount < eventsPerWindowMax
+    if (kept) this.#keptCount++
+    else this.#leftOutCount++
+    return kept
+  }
+
+  /** Ends the window. Who made the most noise comes first. */
+  nextWindow(): LeftOut[] {
+    const told: LeftOut[] = [...this.#sources.values()]
+      .map(({ source, eventCount }) => ({ source, eventCount: eventCount - eventsPerSourceMax }))
+      .filter(({ eventCount }) => eventCount > 0)
+      .sort((a, b) => b.eventCount - a.eventCount)
+      .slice(0, sourcesToldMax)
+    const rest = this.#leftOutCount - told.reduce((total, { eventCount }) => total + eventCount, 0)
+    this.#sources = new Map()
+    this.#keptCount = 0
+    this.#leftOutCount = 0
+    return rest > 0 ? [...told, { source: undefined, eventCount: rest }] : told
+  }
+}

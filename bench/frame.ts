@@ -4,8 +4,8 @@
  * faster under way does it to all; the answer is the median of the rounds' ratios.
  */
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
-import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs'
-import { availableParallelism, tmpdir } from 'node:os'
+import { closeSync, existsSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { availableParallelism, getPriority, setPriority, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 
@@ -31,6 +31,8 @@ export type Contender = {
 export type Started = {
   /** One run: the figure in the question's unit. */
   readonly measure: () => Promise<number>
+  /** Said beside the median: what the rounds cost the server, for one. */
+  readonly note?: () => string
   readonly stop: () => Promise<void>
 }
 
@@ -39,7 +41,12 @@ export type Answer = {
   readonly unit: string
   readonly goal: number
   /** Medians by contender, ours first. */
-  readonly figures: readonly { readonly contender: string; readonly median: number; readonly runs: readonly number[] }[]
+  readonly figures: readonly {
+    readonly contender: string
+    readonly median: number
+    readonly runs: readonly number[]
+    readonly note?: string
+  }[]
   readonly absent: readonly { readonly contender: string; readonly debianPackage: string }[]
   /** The best peer and how we stand against it; absent when no peer is installed. */
   readonly against?: { readonly peer: string; readonly ratio: number }
@@ -48,7 +55,7 @@ export type Answer = {
 export async function answer(question: Question, rounds: number): Promise<Answer> {
   const contenders = [question.ours, ...question.peers]
   const absent: { contender: string; debianPackage: string }[] = []
-  const running: { name: string; started: Started; runs: number[] }[] = []
+  const running: { name: string; started: Started; runs: number[]; note?: string }[] = []
   try {
     for (const contender of contenders) {
       const debianPackage = contender.missing?.()
@@ -62,6 +69,7 @@ export async function answer(question: Question, rounds: number): Promise<Answer
         if (round >= 0) runs.push(figure)
       }
     }
+    for (const one of running) if (one.started.note !== undefined) one.note = one.started.note()
   } finally {
     for (const { started } of running) await started.stop()
   }
@@ -76,10 +84,12 @@ export function median(values: readonly number[]): number {
 
 function summarise(
   question: Question,
-  running: readonly { readonly name: string; readonly runs: readonly number[] }[],
+  running: readonly { readonly name: string; readonly runs: readonly number[]; readonly note?: string }[],
   absent: Answer['absent'],
 ): Answer {
-  const figures = running.map(({ name, runs }) => ({ contender: name, median: median(runs), runs }))
+  const figures = running.map(({ name, runs, note }) => {
+    return { contender: name, median: median(runs), runs, ...(note === undefined ? {} : { note }) }
+  })
   const ours = figures.find(({ contender }) => contender === question.ours.name)
   const sign = question.better === 'higher' ? 1 : -1
   const best = figures.filter((figure) => figure !== ours).toSorted((a, b) => sign * (b.median - a.median))[0]
@@ -116,6 +126,49 @@ export const clientCore: number = availableParallelism() > 1 ? 1 : 0
 /** Keeps this process, which is the load client or starts it, off the servers' core. */
 export function moveToClientCore(): void {
   spawnSync('taskset', ['-a', '-c', '-p', String(clientCore), String(process.pid)])
+}
+
+/**
+ * Whatever else the machine has to do comes behind this process and all that it starts, until it ends: servers and clients of a
+ * bench are to be alone with each other. Linux weighs sessions first (sched_autogroup), then the processes of each.
+ */
+export function comeFirst(): void {
+  try {
+    setPriority(benchPriority)
+    setSessionPriority(process.pid, benchPriority)
+    process.once('exit', () => setSessionPriority(process.pid, 0))
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EACCES') throw error
+    console.error('bench: not root, so what else runs on this machine is not kept behind.')
+  }
+}
+const benchPriority = -15
+
+function setSessionPriority(pid: number, priority: number): void {
+  const file = `/proc/${pid}/autogroup`
+  if (existsSync(file)) writeFileSync(file, String(priority))
+}
+
+/** Seconds of processor that a server has used so far: it, and all that it started. */
+export function processorSeconds({ pid }: Pick<RunningProcess, 'pid'>): number {
+  let nanoseconds = 0
+  for (const task of readdirSync(`/proc/${pid}/task`)) {
+    nanoseconds += Number(readFileSync(`/proc/${pid}/task/${task}/schedstat`, 'utf8').split(' ')[0])
+  }
+  return nanoseconds / 1e9 + childrenOf(pid).reduce((sum, child) => sum + processorSeconds({ pid: child }), 0)
+}
+
+/** Kilobytes of memory that a server has in use: it, and all that it started. */
+export function residentKilobytes({ pid }: Pick<RunningProcess, 'pid'>): number {
+  const own = Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1])
+  return childrenOf(pid).reduce((sum, child) => sum + residentKilobytes({ pid: child }), own)
+}
+
+function childrenOf(pid: number): number[] {
+  const children = readdirSync(`/proc/${pid}/task`).flatMap((task) =>
+    readFileSync(`/proc/${pid}/task/${task}/children`, 'utf8').split(' '),
+  )
+  return children.filter((child) => child !== '').map(Number)
 }
 
 export type ProcessOptions = {
@@ -162,6 +215,8 @@ export async function startProcess(options: ProcessOptions): Promise<RunningProc
     env: { ...process.env, ...options.environment },
   })
   closeSync(log)
+  // A process group of its own is a session of its own.
+  if (child.pid !== undefined && getPriority() === benchPriority) setSessionPriority(child.pid, benchPriority)
   const printed = (): string => readFileSync(logFile, 'utf8')
   let spawnError = ''
   let ended = false

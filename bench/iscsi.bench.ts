@@ -2,9 +2,8 @@
  * How fast is the target beside Debian's tgt, on the same 1 GiB file in the page cache, each alone on its core? Debian's own
  * clients ask: iscsi-perf (libiscsi) for random reads, qemu-img bench for the rest, on the other core.
  */
-import { execFileSync, spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs'
+import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { systemHash } from '../src/host/hash.ts'
@@ -13,23 +12,25 @@ import { systemTcp } from '../src/host/tcp.ts'
 import { connectInitiator, type InitiatorSession } from '../src/iscsi/initiator.ts'
 import {
   type Contender,
-  clientCore,
+  median,
+  processorSeconds,
   type Question,
   type RunningProcess,
+  residentKilobytes,
   serverAddress,
   startProcess,
   unlessInstalled,
 } from './frame.ts'
+import { iscsiPerf, type Measured, type QemuLoad, qemuBench } from './iscsi-load.ts'
 import { serveByTgt } from './tgt.ts'
 
 const diskBytes = 1024 * 1024 * 1024
 const ourTarget = 'iqn.2026-01.slipway.bench:disk'
-const qemuBenchLimitMs = 120_000
 /** An odd number of blocks: going around the disk in such strides meets every block once, and none near the last. */
 const randomStrideBytes = 4096 * 65_537
 
 type Serving = { readonly server: RunningProcess; readonly url: string; readonly port: number; readonly disk: string }
-type Measure = (serving: Serving) => Promise<number>
+type Measure = (serving: Serving) => Promise<Measured>
 
 let port = 13_360
 
@@ -54,8 +55,15 @@ function contender(
     start: async () => {
       const folder = mkdtempSync(join(tmpdir(), 'slipway-bench-'))
       const serving = await serve(makeDisk(folder), folder)
+      const costs: number[] = []
       return {
-        measure: () => measure(serving),
+        measure: async () => {
+          const before = processorSeconds(serving.server)
+          const { figure, operations } = await measure(serving)
+          if (operations !== undefined) costs.push((processorSeconds(serving.server) - before) / operations)
+          return figure
+        },
+        note: () => (costs.length === 0 ? '' : `${(median(costs) * 1e6).toFixed(1)} us of processor for each`),
         stop: async () => {
           await serving.server.stop()
           rmSync(folder, { recursive: true })
@@ -102,66 +110,39 @@ function against(words: string, value: number, measure: Measure): Pick<Question,
   return { ours: contender('slipway', serveOurs, measure), peers: [bound] }
 }
 
-type Load = {
-  readonly write?: boolean
-  readonly bytes: number
-  readonly count: number
-  readonly inFlight: number
-  readonly strideBytes: number
-}
+const qemu =
+  (load: QemuLoad): Measure =>
+  ({ url }) =>
+    Promise.resolve(qemuBench(load, url))
 
-/** Operations a second by qemu-img bench; writes end with a flush that is in the time. */
-function qemuBench(load: Load): Measure {
-  return ({ url }) => {
-    const numbers = { '-c': load.count, '-s': load.bytes, '-S': load.strideBytes, '-d': load.inFlight }
-    const shape = Object.entries(numbers).flatMap(([flag, value]) => [flag, String(value)])
-    const write = load.write === true ? ['-w', `--flush-interval=${load.count}`, '--no-drain'] : []
-    const args = ['-c', String(clientCore), 'qemu-img', 'bench', '-f', 'raw', '-t', 'none', ...shape, ...write, url]
-    const said = execFileSync('taskset', args, { encoding: 'utf8', timeout: qemuBenchLimitMs })
-    const seconds = /completed in ([0-9.]+) seconds/.exec(said)?.[1]
-    if (seconds === undefined) throw new Error(`qemu-img bench said: ${said}`)
-    return Promise.resolve(load.count / Number(seconds))
-  }
-}
-
-/** iscsi-perf for some seconds; what it says it did on average, operations a second. */
-function iscsiPerf(url: string, inFlight: number, seconds: number, name: string): Promise<number> {
-  const words = ['-i', `iqn.2026-01.slipway.bench:${name}`, '-m', String(inFlight), '-b', '8', '-r', url]
-  // It runs until it is interrupted, and then tells the average.
-  const args = ['-c', String(clientCore), 'timeout', '-s', 'INT', String(seconds), 'iscsi-perf', ...words]
-  const child = spawn('taskset', args, { stdio: ['ignore', 'pipe', 'ignore'] })
-  let printed = ''
-  child.stdout.on('data', (text) => {
-    printed = (printed + String(text)).slice(-4_000)
-  })
-  return new Promise((resolve, reject) => {
-    child.once('error', reject)
-    child.once('close', () => {
-      const averages = [...printed.matchAll(/iops average (\d+)/g)]
-      const last = averages.at(-1)?.[1]
-      if (last === undefined) reject(new Error(`iscsi-perf said: ${printed}`))
-      else resolve(Number(last))
-    })
-  })
-}
+const namePrefix = 'iqn.2026-01.slipway.bench:'
+const seconds = 3.5
 
 const randomReads =
   (inFlight: number): Measure =>
-  ({ url }) =>
-    iscsiPerf(url, inFlight, 3.5, 'one')
+  async ({ url }) => {
+    const [figure = 0] = await iscsiPerf([{ url, inFlight, initiatorName: `${namePrefix}one` }], seconds)
+    return { figure, operations: figure * seconds }
+  }
 
 const initiatorCount = 64
+const crowdSeconds = 6.5
 
-async function sixtyFour({ url }: Serving): Promise<readonly number[]> {
-  const runs = Array.from({ length: initiatorCount }, (_, index) => iscsiPerf(url, 4, 6.5, `n${index}`))
-  return Promise.all(runs)
+function sixtyFour({ url }: Serving): Promise<readonly number[]> {
+  const loads = Array.from({ length: initiatorCount }, (_, index) => {
+    return { url, inFlight: 4, initiatorName: `${namePrefix}n${index}` }
+  })
+  return iscsiPerf(loads, crowdSeconds)
 }
 
-const totalOfSixtyFour: Measure = async (serving) => (await sixtyFour(serving)).reduce((sum, each) => sum + each, 0)
+const totalOfSixtyFour: Measure = async (serving) => {
+  const figure = (await sixtyFour(serving)).reduce((sum, each) => sum + each, 0)
+  return { figure, operations: figure * crowdSeconds }
+}
 
 const shareOfSlowest: Measure = async (serving) => {
   const each = await sixtyFour(serving)
-  return Math.min(...each) / (each.reduce((sum, one) => sum + one, 0) / each.length)
+  return { figure: Math.min(...each) / (each.reduce((sum, one) => sum + one, 0) / each.length) }
 }
 
 const idleSessionCount = 1_000
@@ -172,7 +153,7 @@ const idleSessionCount = 1_000
  */
 const memoryOfIdleSessions: Measure = async ({ disk }) => {
   const { server, port: at } = await serveOurs(disk)
-  const before = residentKilobytes(server.pid)
+  const before = residentKilobytes(server)
   const sessions: InitiatorSession[] = []
   for (let index = 0; index < idleSessionCount; index++) {
     sessions.push(
@@ -187,21 +168,10 @@ const memoryOfIdleSessions: Measure = async ({ disk }) => {
     )
   }
   await new Promise((resolve) => setTimeout(resolve, 1_000))
-  const after = residentKilobytes(server.pid)
+  const after = residentKilobytes(server)
   for (const session of sessions) session.destroy()
   await server.stop()
-  return (after - before) / idleSessionCount
-}
-
-/** taskset and timeout stand in front of the server: the child of the child is it. */
-function residentKilobytes(pid: number): number {
-  let server = pid
-  for (;;) {
-    const [child] = readFileSync(`/proc/${server}/task/${server}/children`, 'utf8').split(' ')
-    if (child === undefined || child === '') break
-    server = Number(child)
-  }
-  return Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${server}/status`, 'utf8'))?.[1])
+  return { figure: (after - before) / idleSessionCount }
 }
 
 const unit = 'operations/s'
@@ -212,15 +182,15 @@ export const questions: readonly Question[] = [
   { name: '4 KiB random read, 1 in flight', unit, better, goal: 1.1, ...pair(randomReads(1)) },
   {
     ...{ name: '256 KiB sequential read, 8 in flight', unit, better, goal: 1.3 },
-    ...pair(qemuBench({ bytes: 262_144, count: 12_000, inFlight: 8, strideBytes: 262_144 })),
+    ...pair(qemu({ bytes: 262_144, count: 12_000, inFlight: 8, strideBytes: 262_144 })),
   },
   {
     ...{ name: '4 KiB random write, 32 in flight, flush at the end', unit, better, goal: 1.5 },
-    ...pair(qemuBench({ write: true, bytes: 4096, count: 100_000, inFlight: 32, strideBytes: randomStrideBytes })),
+    ...pair(qemu({ write: true, bytes: 4096, count: 100_000, inFlight: 32, strideBytes: randomStrideBytes })),
   },
   {
     ...{ name: '256 KiB sequential write, 8 in flight', unit, better, goal: 1 },
-    ...pair(qemuBench({ write: true, bytes: 262_144, count: 4_000, inFlight: 8, strideBytes: 262_144 })),
+    ...pair(qemu({ write: true, bytes: 262_144, count: 4_000, inFlight: 8, strideBytes: 262_144 })),
   },
   { name: '64 initiators, 4 KiB random read, total', unit, better, goal: 2, ...pair(totalOfSixtyFour) },
   {

@@ -1,6 +1,7 @@
 /**
  * npm run bench                          every question
  * npm run bench -- tftp http --runs 9    the questions of bench/tftp.bench.ts and bench/http.bench.ts, nine rounds
+ *   --only "32 in flight"    of these, the questions with this in their name
  *   --json    one JSON document on standard output
  *   --check   fails when a ratio is more than 15 % below the one in bench/ratios.json
  *   --store   writes the ratios of this run to bench/ratios.json
@@ -8,7 +9,7 @@
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { type Answer, answer, enterOwnNetwork, moveToClientCore, type Question } from './frame.ts'
+import { type Answer, answer, comeFirst, enterOwnNetwork, moveToClientCore, type Question } from './frame.ts'
 
 const regressionMax = 0.15
 const ratiosFile = join(import.meta.dirname, 'ratios.json')
@@ -22,6 +23,7 @@ const { values: options, positionals: chosen } = parseArgs({
     json: { type: 'boolean', default: false },
     check: { type: 'boolean', default: false },
     store: { type: 'boolean', default: false },
+    only: { type: 'string', default: '' },
     runs: { type: 'string', default: '5' },
   },
 })
@@ -35,10 +37,11 @@ if (!Number.isInteger(rounds) || rounds < 1) refuse(`--runs ${options.runs} is n
 
 enterOwnNetwork()
 moveToClientCore()
+comeFirst()
 const answers: Answer[] = []
 for (const group of groups.filter((name) => chosen.length === 0 || chosen.includes(name))) {
   const { questions } = (await import(`./${group}${suffix}`)) as { readonly questions: readonly Question[] }
-  for (const question of questions) {
+  for (const question of questions.filter(({ name }) => name.includes(options.only))) {
     if (!options.json) console.log(`\n${question.name} (${question.unit}, ${question.better} is better)`)
     const found = await answer(question, rounds)
     answers.push(found)
@@ -63,9 +66,9 @@ process.exit(options.check && regressions.length > 0 ? 1 : 0)
 
 function print({ figures, absent, against, goal }: Answer): void {
   const width = Math.max(...figures.map(({ contender }) => contender.length), 12)
-  for (const { contender, median, runs } of figures) {
+  for (const { contender, median, runs, note } of figures) {
     const spread = `${format(Math.min(...runs))} .. ${format(Math.max(...runs))}`
-    console.log(`  ${contender.padEnd(width)} ${format(median).padStart(10)}   (${spread})`)
+    console.log(`  ${contender.padEnd(width)} ${format(median).padStart(10)}   (${spread})${note ? `, ${note}` : ''}`)
   }
   for (const { contender, debianPackage } of absent) {
     console.log(`  ${contender.padEnd(width)} not installed: apt-get install ${debianPackage}`)

@@ -61,10 +61,15 @@ test.for(golden)('%s is what it was', async ([file, text]) => {
 })
 
 /** A machine that runs a script. `answers` are the results of its commands, in order; after the last, everything works. */
-function machine(source: string, answer: (command: string, operands: readonly string[]) => Result) {
+function machine(
+  source: string,
+  answer: (command: string, operands: readonly string[], options: ReadonlyMap<string, string>) => Result,
+  firmwareVendor = 'Some Firmware Inc',
+) {
   const settings = new Map([
     ['uuid', '00112233-4455-6677-8899-aabbccddeeff'],
     ['serial', 'LAB 7'],
+    ['smbios/0.4.0', firmwareVendor],
   ])
   const interpreter = new Interpreter(parse(source), settings)
   const screen: string[] = []
@@ -73,11 +78,11 @@ function machine(source: string, answer: (command: string, operands: readonly st
   for (;;) {
     const step = interpreter.next()
     if (step.kind === 'ended') return { screen, asked, seconds, how: step.how, status: step.status }
-    const { command, operands } = step.effect
+    const { command, operands, options } = step.effect
     if (command === 'echo') screen.push(operands.join(' '))
     else if (command === 'sleep') seconds += Number(operands[0])
     else asked.push([command, ...operands].join(' '))
-    interpreter.complete(answer(command, operands))
+    interpreter.complete(answer(command, operands, options))
   }
 }
 
@@ -151,6 +156,20 @@ describe('the boot script', () => {
     expect(run.asked.filter((line) => line.startsWith('sanboot'))).toHaveLength(2)
     expect(run.screen.at(-1)).toContain('handed the machine back')
     expect(run.asked.some((line) => line.includes('disk-failed'))).toBe(false)
+  })
+
+  test('under U-Boot, which is such a firmware, it is never tried with one: a second try would start it over', () => {
+    const described: boolean[] = []
+    const run = machine(
+      source,
+      (command, _, options) => {
+        if (command === 'sanboot') described.push(!options.has('no-describe'))
+        return command === 'sanboot' && described.length < 2 ? refusedConnection : works
+      },
+      'U-Boot',
+    )
+    expect(described).toEqual([false, false])
+    expect(run.screen.at(-1)).toContain('handed the machine back')
   })
 
   test('a target that cannot prove itself is not tried again, and the screen says what that means', () => {

@@ -65,9 +65,12 @@ const diskError = {
   noBootSector: '1d852039',
   /** UEFI (iPXE of 2019): no \\EFI\\BOOT\\BOOTX64.EFI to be found on it. */
   noEfiLoader: '7f22208e',
-  /** U-Boot (iPXE of 2019): its EFI has nowhere to put an iBFT, "Could not describe SAN devices". */
+  /** An EFI without EFI_ACPI_TABLE_PROTOCOL has nowhere to put an iBFT: "Could not describe SAN devices". U-Boot's is one. */
   noDescription: '3c222083',
 } as const
+
+/** Who made the firmware: SMBIOS structure 0, the string that byte 4 names. Escaped, so that it is one word. */
+const firmwareVendor = 'smbios/0.4.0:uristring'
 
 /** Logs in to the machine's disk and boots from it; tries again with growing pauses. Holds secrets: print it for the machine only. */
 export function bootScript(facts: BootScriptFacts): Script {
@@ -80,9 +83,13 @@ export function bootScript(facts: BootScriptFacts): Script {
     // All four, always: settings outlive a script, and one that ran before may have left its own.
     ...credentials('username', 'password', facts.initiator),
     ...credentials('reverse-username', 'reverse-password', facts.target),
+    // Never empty: a command with a word too few would print its usage.
+    line(set('slipway-firmware', 'by-', setting(firmwareVendor))),
     ...tries(diskPausesSeconds, 'connect', 'give-up'),
     blank,
     label('connect'),
+    // Known beforehand: U-Boot starts over when a disk is given back and hooked again.
+    line(iseq(setting('slipway-firmware'), 'by-U-Boot'), and(goto('undescribed')), whatever),
     // Not `sanhook` first: on BIOS `sanboot` would then open a second session beside the first. Not `keep-san` either: a
     // drive kept after a failure makes the next try fail for "address in use".
     line(sanboot(word(diskUri(address, port, facts.targetName))), and(goto('returned')), whatever),

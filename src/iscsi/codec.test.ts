@@ -2,15 +2,10 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { WireError } from '../wire/reader.ts'
-import {
-  decodeInitiatorPdu,
-  decodeTargetPdu,
-  encodeInitiatorPdu,
-  encodeTargetPdu,
-  headerBytes,
-  headerOf,
-  opcode,
-} from './pdu.ts'
+import { opcode } from './codes.ts'
+import { headerBytes, headerOf } from './header.ts'
+import { decodeInitiatorPdu, encodeInitiatorPdu } from './initiator-pdu.ts'
+import { decodeTargetPdu, encodeTargetPdu } from './target-pdu.ts'
 import {
   decodeText,
   encodeText,

@@ -9,8 +9,8 @@
 
 import { crc32c } from '../wire/crc32c.ts'
 import { WireError } from '../wire/reader.ts'
+import { digestBytes, type Header, headerBytes, paddedBytes } from './header.ts'
 import { additionalHeaderBytesMax, loginSegmentBytesMax } from './limits.ts'
-import { digestBytes, type Header, headerBytes, paddedBytes } from './pdu.ts'
 
 export interface FrameTaker {
   /** A header has come whole; it is borrowed until the call returns. @throws {WireError} to end the stream. */

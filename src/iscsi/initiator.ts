@@ -11,26 +11,15 @@ import type { Endpoint } from '../ports/udp.ts'
 import { crc32c } from '../wire/crc32c.ts'
 import { WireError } from '../wire/reader.ts'
 import { chapAlgorithms, respond } from './chap.ts'
+import { loginStatus, logoutReason, stage } from './codes.ts'
 import { FrameReader, type FrameTaker } from './frame.ts'
+import { digestBytes, type Header, headerBytes, noTag } from './header.ts'
+import { encodeInitiatorPdu, type InitiatorPdu } from './initiator-pdu.ts'
 import { chapBinaryBytesMax, receiveSegmentBytesMax } from './limits.ts'
 import { defaultParameters, type Parameters } from './negotiation.ts'
-import {
-  after,
-  decodeTargetPdu,
-  digestBytes,
-  encodeInitiatorPdu,
-  type Header,
-  headerBytes,
-  type InitiatorPdu,
-  type LoginResponse,
-  loginStatus,
-  logoutReason,
-  noTag,
-  type Residual,
-  stage,
-  type TargetPdu,
-} from './pdu.ts'
 import type { ChapAlgorithm, ChapCredential } from './policy.ts'
+import { after } from './serial-number.ts'
+import { decodeTargetPdu, type LoginResponse, type Residual, type TargetPdu } from './target-pdu.ts'
 import { encodeText, formatHexadecimal, type KeyValue, parseBinary, textValue } from './text.ts'
 
 export interface InitiatorOptions {

@@ -4,17 +4,11 @@ import { createWorld, portal, targetName, testUnitReady, type World } from '../.
 import { Secret } from '../base/secret.ts'
 import { systemHash } from '../host/hash.ts'
 import { chapAlgorithms, respond } from './chap.ts'
+import { dataOf, headerBytes, headerOf, paddedBytes } from './header.ts'
+import { encodeInitiatorPdu, type LoginRequest } from './initiator-pdu.ts'
 import { chapFailuresMax, loginWithinMs } from './limits.ts'
-import {
-  dataOf,
-  decodeTargetPdu,
-  encodeInitiatorPdu,
-  headerBytes,
-  headerOf,
-  type LoginRequest,
-  paddedBytes,
-} from './pdu.ts'
 import type { Authentication, IscsiEvent } from './policy.ts'
+import { decodeTargetPdu } from './target-pdu.ts'
 import {
   decodeText,
   encodeText,

@@ -16,6 +16,8 @@ import type { Hash } from '../ports/hash.ts'
 import type { Random } from '../ports/random.ts'
 import { WireError } from '../wire/reader.ts'
 import { type Challenge, chooseAlgorithm, isDowngrade, respond, unfitSecret, verify } from './chap.ts'
+import { type LoginStatus, loginStatus, type Stage, stage } from './codes.ts'
+import type { LoginRequest } from './initiator-pdu.ts'
 import {
   chapBinaryBytesMax,
   chapChallengeBytes,
@@ -25,7 +27,6 @@ import {
   negotiationTextBytesMax,
 } from './limits.ts'
 import { defaultParameters, negotiate, ourDeclarations, type Parameters } from './negotiation.ts'
-import { type LoginRequest, type LoginStatus, loginStatus, type Stage, stage } from './pdu.ts'
 import type {
   Authentication,
   AuthenticationOutcome,

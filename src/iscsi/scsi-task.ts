@@ -9,34 +9,19 @@
  */
 import { assert } from '../base/assert.ts'
 import type { Nexus, ScsiStatus, Task, TaskAttribute } from '../scsi/task.ts'
+import { headerBytes, noTag } from './header.ts'
+import type { ScsiCommand } from './initiator-pdu.ts'
 import { lendBytesMin, receiveSegmentBytesMax } from './limits.ts'
-import type { Parameters } from './negotiation.ts'
-import {
-  encodeTargetPdu,
-  endDataIn,
-  headerBytes,
-  type Numbers,
-  noTag,
-  type Residual,
-  type ScsiCommand,
-  setNumbers,
-  type TargetPdu,
-} from './pdu.ts'
-import { dataStart, framedBytes, Region, type SendMemory, sealDigests } from './send-memory.ts'
+import { dataStart, framedBytes, Region, sealDigests } from './send-memory.ts'
+import type { SessionOutput } from './session-output.ts'
+import { encodeTargetPdu, endDataIn, type Residual, setNumbers } from './target-pdu.ts'
 
 /** What a task needs of its session. */
 export interface TaskOwner {
   readonly nexus: Nexus
-  readonly parameters: Parameters
-  readonly memory: SendMemory
+  readonly output: SessionOutput
   /** The task is over: takes it out of all lists and opens the window by one. Before its response is numbered. */
   ended(task: ScsiTask, before: ScsiTask['state']): void
-  /** Numbers for a PDU that carries a status: StatSN counts on. */
-  nextNumbers(): Numbers
-  /** Numbers for one that carries none. */
-  currentNumbers(): Numbers
-  send(pdu: TargetPdu, data: Uint8Array): void
-  push(region: Region): void
   /** Everything for this command has been pushed; `dataInBytes` of it are the initiator's data. */
   answered(dataInBytes: number): void
 }
@@ -124,7 +109,7 @@ export class ScsiTask implements Task {
   }
 
   lend(bytes: Uint8Array): void {
-    const { headerDigest, dataDigest } = this.#owner.parameters
+    const { headerDigest, dataDigest } = this.#owner.output.parameters
     // A digest has to read every byte anyway, and wants header and data side by side.
     if (bytes.byteLength < lendBytesMin || bytes.byteLength % 4 !== 0 || headerDigest || dataDigest) {
       let from = 0
@@ -154,14 +139,14 @@ export class ScsiTask implements Task {
     assert(view !== undefined, 'headers are in slabs')
     // §11.7.3: GOOD may ride on the last Data-In; one PDU and one wake-up of the initiator less.
     endDataIn(view, last.start, 0, residual)
-    setNumbers(view, last.start, this.#owner.nextNumbers())
+    setNumbers(view, last.start, this.#owner.output.nextNumbers())
     this.#pushAll()
     this.#owner.answered(this.#dataInBytes)
   }
 
   fail(status: ScsiStatus, sense: Uint8Array, bytesWanted?: number): void {
     if (!this.#end()) return
-    for (const region of this.#regions) this.#owner.memory.release(region)
+    for (const region of this.#regions) this.#owner.output.memory.release(region)
     this.#regions = []
     this.#dataInBytes = 0
     this.#dataNumber = 0
@@ -182,7 +167,7 @@ export class ScsiTask implements Task {
     this.state = 'ended'
     this.#owner.ended(this, before)
     if (this.aborted) {
-      for (const region of this.#regions) this.#owner.memory.release(region)
+      for (const region of this.#regions) this.#owner.output.memory.release(region)
       this.#regions = []
       this.whenEnded?.()
       return false
@@ -199,12 +184,12 @@ export class ScsiTask implements Task {
   }
 
   #segmentRoom(): number {
-    const { peerSegmentBytesMax, burstBytesMax } = this.#owner.parameters
+    const { peerSegmentBytesMax, burstBytesMax } = this.#owner.output.parameters
     return Math.min(peerSegmentBytesMax, receiveSegmentBytesMax, burstBytesMax - this.#burstBytes)
   }
 
   #reserveSegment(dataBytes: number): Uint8Array {
-    const { parameters } = this.#owner
+    const { parameters } = this.#owner.output
     const region = this.#beginSegment(framedBytes(dataBytes, parameters), dataBytes)
     const from = dataStart(region.start, parameters)
     // The slab has old bytes in it, which are somebody else's.
@@ -214,8 +199,8 @@ export class ScsiTask implements Task {
 
   #beginSegment(regionBytes: number, dataBytes: number): Region {
     assert(this.#dataInBytes + dataBytes <= this.dataInBytesMax, 'more data-in than the initiator has room for')
-    const { burstBytesMax } = this.#owner.parameters
-    const region = this.#owner.memory.take(regionBytes)
+    const { burstBytesMax } = this.#owner.output.parameters
+    const region = this.#owner.output.memory.take(regionBytes)
     const view = region.slab?.view
     assert(view !== undefined, 'taken memory is in a slab')
     this.#burstBytes += dataBytes
@@ -247,12 +232,12 @@ export class ScsiTask implements Task {
   }
 
   #pushAll(): void {
-    const owner = this.#owner
+    const { output } = this.#owner
     for (const region of this.#regions) {
       const view = region.slab?.view
-      if (view !== undefined && region !== this.#lastHeader) setNumbers(view, region.start, owner.currentNumbers())
-      if (view !== undefined) sealDigests(region, owner.parameters)
-      owner.push(region)
+      if (view !== undefined && region !== this.#lastHeader) setNumbers(view, region.start, output.currentNumbers())
+      if (view !== undefined) sealDigests(region, output.parameters)
+      output.push(region)
     }
     this.#regions = []
   }
@@ -263,7 +248,7 @@ export class ScsiTask implements Task {
     const dataBytes = sense.byteLength === 0 ? 0 : 2 + sense.byteLength
     const pdu = {
       kind: 'scsiResponse',
-      ...owner.nextNumbers(),
+      ...owner.output.nextNumbers(),
       response: 0,
       status,
       initiatorTaskTag: this.command.initiatorTaskTag,
@@ -276,7 +261,7 @@ export class ScsiTask implements Task {
       data[1] = sense.byteLength & 0xff
       data.set(sense, 2)
     }
-    owner.send(pdu, data)
+    owner.output.send(pdu, data)
     owner.answered(this.#dataInBytes)
   }
 }

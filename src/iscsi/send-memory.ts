@@ -12,8 +12,8 @@
 import { assert } from '../base/assert.ts'
 import type { TcpConnection } from '../ports/tcp.ts'
 import { crc32c } from '../wire/crc32c.ts'
+import { digestBytes, headerBytes, paddedBytes } from './header.ts'
 import { idleSlabsMax, slabBytes } from './limits.ts'
-import { digestBytes, headerBytes, paddedBytes } from './pdu.ts'
 
 export class Slab {
   readonly bytes: Uint8Array

@@ -3,8 +3,8 @@ import { expect, test } from 'vitest'
 import { createWorld, read10, targetName, testUnitReady, type World, write10 } from '../../test/simulation/iscsi.ts'
 import { createMemoryDevice } from '../block/memory.ts'
 import type { DeviceServer, Nexus, Task } from '../scsi/task.ts'
+import { taskManagementFunction } from './codes.ts'
 import type { InitiatorSession } from './initiator.ts'
-import { taskManagementFunction } from './pdu.ts'
 
 const pattern = (bytes: number, seed: number): Uint8Array =>
   Uint8Array.from({ length: bytes }, (_, i) => (i * 7 + seed) % 251)

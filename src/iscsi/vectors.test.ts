@@ -9,16 +9,9 @@ import { createWorld } from '../../test/simulation/iscsi.ts'
 import { Secret } from '../base/secret.ts'
 import { createMemoryDevice } from '../block/memory.ts'
 import { createDeviceServer } from '../scsi/device-server.ts'
-import {
-  dataOf,
-  decodeInitiatorPdu,
-  decodeTargetPdu,
-  encodeInitiatorPdu,
-  encodeTargetPdu,
-  headerBytes,
-  headerOf,
-  paddedBytes,
-} from './pdu.ts'
+import { dataOf, headerBytes, headerOf, paddedBytes } from './header.ts'
+import { decodeInitiatorPdu, encodeInitiatorPdu } from './initiator-pdu.ts'
+import { decodeTargetPdu, encodeTargetPdu } from './target-pdu.ts'
 import { decodeText, encodeText, parseBinary, parseNumber, textValue } from './text.ts'
 
 type Spoken = { readonly from: 'initiator' | 'target'; readonly bytes: Uint8Array }

@@ -2,31 +2,27 @@
  * Blocks of golden images in memory, shared by every clone of every version. A golden image never changes, so what is
  * here never changes either and can be lent: it goes from here to the socket without a copy.
  *
- *   page      4 KiB: nothing smaller is read from below or found here
- *   segment   256 pages in one buffer, filled from start to end like a log; dropped whole, oldest first. Pages that were
- *             asked for again since they came in move on to the newest segment. The buffer itself is left to the garbage
- *             collector, because somebody may still be sending what he was lent.
- *   leaf      where 256 neighbouring pages of an image are
- *
- * One buffer for many pages, because a million small ones keep the garbage collector busier than the disk.
+ *   asked for           what happens
+ *   in memory           copied or lent, at once (`cache-memory.ts`: where it is, and what is dropped)
+ *   on its way          one read for all who wait
+ *   in the page cache   read straight to where it is wanted, the first time; kept the second (`touched-pages.ts`)
+ *   on disk             read into memory here and kept; one after the other in a fair order (`fetch-queue.ts`)
  *
  * Only what was asked for is read, rounded to pages: a boot costs its own bytes once. A miss that had to wait for the
  * disk at the place where an earlier one ended is a sequential reader; for that one the cache reads ahead.
  */
 import { assert } from '../base/assert.ts'
 import { assertRange, readOnlyError } from './bounds.ts'
+import { CacheMemory, type PageOwner, pageBytes, type Segment, touchesMax } from './cache-memory.ts'
 import type { BlockDevice, Extent, Pending } from './device.ts'
-import {
-  cacheLeafBytes,
-  cacheSegmentBytesMax,
-  readAheadBytesFirst,
-  readAheadBytesMax,
-  readAheadStreamsMax,
-} from './limits.ts'
+import { Fetch, FetchQueue } from './fetch-queue.ts'
+import { fetchBytesMax } from './limits.ts'
 import { both, failed } from './pending.ts'
+import { ReadAhead } from './read-ahead.ts'
+import { TouchedPages } from './touched-pages.ts'
 
-const pageBytes = 4096
 const leafPages = 256
+const fetchPagesMax = fetchBytesMax / pageBytes
 
 export interface BlockCache {
   readonly bytesMax: number
@@ -41,18 +37,45 @@ export type CacheStatistics = {
   /** Requests answered from memory alone. */
   hitCount: number
   missCount: number
-  /** Bytes read from below, ahead or not. */
+  /** Bytes read from below, kept or not, ahead or not. */
   fetchedBytes: number
 }
 
 export interface CachedDevice extends BlockDevice {
   /** Brings a range into memory, as far as it fits. Pending until it is there; failures are left to whoever reads. */
   prefetch(offset: number, bytes: number): Pending
+  /**
+   * The same blocks for one of many: it waits for the disk in turn with the others. Closing it closes nothing.
+   * @param observe told of every range that is read through it, in order
+   */
+  reader(observe?: (offset: number, bytes: number) => void): BlockDevice
 }
 
 /** @param bytesMax 0 keeps nothing. */
 export function createBlockCache(bytesMax: number): BlockCache {
-  return new LogCache(bytesMax)
+  return new SharedCache(bytesMax)
+}
+
+class SharedCache implements BlockCache {
+  readonly #memory: CacheMemory
+  readonly statistics: CacheStatistics = { hitCount: 0, missCount: 0, fetchedBytes: 0 }
+
+  constructor(bytesMax: number) {
+    this.#memory = new CacheMemory(bytesMax)
+  }
+
+  get bytesMax(): number {
+    return this.#memory.bytesMax
+  }
+
+  get usedBytes(): number {
+    return this.#memory.usedBytes
+  }
+
+  attach(below: BlockDevice): CachedDevice {
+    assert(below.readOnly, 'only what never changes is kept')
+    return new AttachedDevice(new CachedImage(this.#memory, this.statistics, below))
+  }
 }
 
 /** Places are numbered through all segments; 0 in here means that the page is not in memory. */
@@ -61,175 +84,325 @@ class Leaf {
   liveCount: number = 0
 }
 
-class Segment {
-  readonly bytes: Uint8Array
-  /** Its number in the table of segments. */
-  readonly index: number
-  readonly owners: (CacheView | undefined)[]
-  readonly pages: Float64Array
-  /** Asked for again since it came in. */
-  readonly marks: Uint8Array
-  filledPages: number = 0
-  /** Reads into it under way. */
-  pins: number = 0
-
-  constructor(index: number, pages: number) {
-    this.bytes = new Uint8Array(pages * pageBytes)
-    this.index = index
-    this.owners = new Array<CacheView | undefined>(pages).fill(undefined)
-    this.pages = new Float64Array(pages)
-    this.marks = new Uint8Array(pages)
-  }
-}
-
-class LogCache implements BlockCache {
-  readonly bytesMax: number
-  readonly statistics: CacheStatistics = { hitCount: 0, missCount: 0, fetchedBytes: 0 }
-  readonly segmentPages: number
-  leafCount: number = 0
-  /** By number; holes are free numbers. */
-  readonly #table: (Segment | undefined)[] = []
-  readonly #freeNumbers: number[] = []
-  /** Oldest first. */
-  readonly #queue: Segment[] = []
-  #newest: Segment | undefined
-
-  constructor(bytesMax: number) {
-    this.bytesMax = bytesMax
-    // A small cache is several segments too, or there would be no order in which to drop.
-    this.segmentPages = Math.floor(Math.min(cacheSegmentBytesMax, bytesMax / 4) / pageBytes)
-  }
-
-  get usedBytes(): number {
-    return this.#queue.length * this.segmentPages * pageBytes + this.leafCount * cacheLeafBytes
-  }
-
-  attach(below: BlockDevice): CachedDevice {
-    return new CacheView(this, below)
-  }
-
-  segmentOf(place: number): Segment {
-    const segment = this.#table[Math.floor((place - 1) / this.segmentPages)]
-    assert(segment !== undefined, 'a place lies in a segment')
-    return segment
-  }
-
-  /** A segment with a free page at least; how many are free is `segmentPages - filledPages`. */
-  room(): Segment {
-    if (this.#newest === undefined || this.#newest.filledPages === this.segmentPages) this.#newest = this.#begin()
-    return this.#newest
-  }
-
-  #begin(): Segment {
-    const index = this.#freeNumbers.pop() ?? this.#table.length
-    const segment = new Segment(index, this.segmentPages)
-    this.#table[index] = segment
-    this.#queue.push(segment)
-    while (this.usedBytes > this.bytesMax) {
-      const oldest = this.#queue.findIndex((candidate) => candidate.pins === 0 && candidate !== segment)
-      if (oldest === -1) break
-      const [dropped] = this.#queue.splice(oldest, 1)
-      if (dropped !== undefined) this.#drop(dropped, segment)
-    }
-    return segment
-  }
-
-  #drop(old: Segment, next: Segment): void {
-    // Half of the new segment at most goes to survivors, or a cache that is all in use would never take anything new.
-    const survivorsMax = this.segmentPages / 2
-    for (let i = 0; i < old.filledPages; i++) {
-      const owner = old.owners[i]
-      const page = old.pages[i] ?? 0
-      if (owner === undefined) continue
-      if (old.marks[i] === 1 && next.filledPages < survivorsMax) {
-        const to = next.filledPages++
-        next.bytes.set(old.bytes.subarray(i * pageBytes, (i + 1) * pageBytes), to * pageBytes)
-        this.publish(next, to, owner, page)
-      } else owner.forget(page)
-    }
-    this.#table[old.index] = undefined
-    this.#freeNumbers.push(old.index)
-  }
-
-  /** From now on the page is found there. */
-  publish(segment: Segment, at: number, owner: CacheView, page: number): void {
-    segment.owners[at] = owner
-    segment.pages[at] = page
-    segment.marks[at] = 0
-    owner.place(page, segment.index * this.segmentPages + at + 1)
-  }
-
-  /** Its pages go with their segments; until then they are nobody's. */
-  disown(place: number): void {
-    const segment = this.segmentOf(place)
-    segment.owners[(place - 1) % this.segmentPages] = undefined
-  }
-
-  releaseEmpty(): void {
-    for (const segment of [...this.#queue]) {
-      if (segment.pins > 0 || segment.owners.some((owner) => owner !== undefined)) continue
-      this.#queue.splice(this.#queue.indexOf(segment), 1)
-      this.#table[segment.index] = undefined
-      this.#freeNumbers.push(segment.index)
-      if (this.#newest === segment) this.#newest = undefined
-    }
-  }
-}
-
-/** A reader that comes back where it stopped. */
-type Stream = { readonly ahead: number; readonly windowBytes: number }
-
-class CacheView implements CachedDevice {
-  readonly #cache: LogCache
-  readonly #below: BlockDevice
+/** What all readers of one image share. */
+class CachedImage implements PageOwner {
+  readonly memory: CacheMemory
+  readonly below: BlockDevice
+  readonly statistics: CacheStatistics
+  readonly touched: TouchedPages
+  readonly readAhead: ReadAhead = new ReadAhead((offset, bytes) => void this.prefetch(offset, bytes))
   readonly #leaves = new Map<number, Leaf>()
   #lastLeafIndex = -1
   #lastLeaf: Leaf | undefined
   /** Pages on their way. */
-  readonly #loading = new Map<number, Promise<void>>()
-  /** By the offset where the reader is expected next; oldest first. */
-  readonly #streams = new Map<number, Stream>()
+  readonly #loading = new Map<number, Fetch>()
+  readonly #queue = new FetchQueue((fetch) => this.#start(fetch))
   #isClosed = false
+
+  constructor(memory: CacheMemory, statistics: CacheStatistics, below: BlockDevice) {
+    this.memory = memory
+    this.statistics = statistics
+    this.below = below
+    this.touched = new TouchedPages(memory)
+  }
+
+  /** The first page from `page` to before `end` that is not in memory; `end` if all are. */
+  firstMissing(page: number, end: number): number {
+    while (page < end && this.find(page) !== 0) page++
+    return page
+  }
+
+  /**
+   * Whether nobody has read these pages lately, so that they are not worth keeping yet. A reader that comes back to the page it
+   * ended in reads in pieces smaller than a page: that counts once.
+   */
+  isFirstTouch(page: number, end: number, lastPageOfReader: number): boolean {
+    if (this.below.readNow === undefined) return false
+    for (let each = page; each < end; each++) {
+      if (each !== lastPageOfReader && this.touched.has(each)) return false
+      if (this.#loading.size > 0 && this.#loading.has(each)) return false
+    }
+    return true
+  }
+
+  /** False if it would have to wait for the disk. */
+  readPast(offset: number, target: Uint8Array): boolean {
+    if (this.below.readNow?.(offset, target) !== true) return false
+    this.statistics.fetchedBytes += target.byteLength
+    const end = Math.ceil((offset + target.byteLength) / pageBytes)
+    for (let page = Math.floor(offset / pageBytes); page < end; page++) this.touched.add(page)
+    return true
+  }
+
+  prefetch(offset: number, bytes: number): Pending {
+    if (this.memory.segmentPages === 0) return undefined
+    const end = Math.min(offset + bytes, this.below.sizeBytes)
+    try {
+      return this.load(Math.floor(offset / pageBytes), Math.ceil(end / pageBytes), undefined)?.catch(() => undefined)
+    } catch {
+      // Nobody asked for these bytes yet; whoever does is told.
+      return undefined
+    }
+  }
+
+  close(): Promise<void> {
+    this.#isClosed = true
+    for (const leaf of this.#leaves.values())
+      for (const place of leaf.places) if (place !== 0) this.memory.disown(place)
+    this.memory.leafCount -= this.#leaves.size
+    this.#leaves.clear()
+    this.#lastLeaf = undefined
+    this.touched.clear()
+    this.memory.releaseEmpty()
+    return this.below.close()
+  }
+
+  /** The page is here from now on. */
+  place(page: number, place: number): void {
+    const index = Math.floor(page / leafPages)
+    let leaf = this.#leaves.get(index)
+    if (leaf === undefined) {
+      leaf = new Leaf()
+      this.#leaves.set(index, leaf)
+      this.memory.leafCount++
+      this.#lastLeafIndex = -1
+    }
+    if (leaf.places[page % leafPages] === 0) leaf.liveCount++
+    leaf.places[page % leafPages] = place
+  }
+
+  forget(page: number): void {
+    const index = Math.floor(page / leafPages)
+    const leaf = this.#leaves.get(index)
+    if (leaf === undefined) return
+    leaf.places[page % leafPages] = 0
+    if (--leaf.liveCount > 0) return
+    this.#leaves.delete(index)
+    this.memory.leafCount--
+    this.#lastLeafIndex = -1
+  }
+
+  find(page: number): number {
+    const index = Math.floor(page / leafPages)
+    if (index !== this.#lastLeafIndex) {
+      this.#lastLeaf = this.#leaves.get(index)
+      this.#lastLeafIndex = index
+    }
+    return this.#lastLeaf?.places[page % leafPages] ?? 0
+  }
+
+  /** What is at `at`, as far as it lies in one piece in memory, at most to `end`. */
+  stretch(at: number, end: number, lastPageOfReader: number): Uint8Array {
+    const first = Math.floor(at / pageBytes)
+    const place = this.find(first)
+    const { segmentPages } = this.memory
+    const segment = this.memory.segmentOf(place)
+    const index = (place - 1) % segmentPages
+    const endPage = Math.ceil(end / pageBytes)
+    let count = 1
+    if (first !== lastPageOfReader) touch(segment, index)
+    while (first + count < endPage && index + count < segmentPages && this.find(first + count) === place + count) {
+      touch(segment, index + count)
+      count++
+    }
+    const start = index * pageBytes + (at % pageBytes)
+    return segment.bytes.subarray(start, Math.min((index + count) * pageBytes, start + end - at))
+  }
+
+  /**
+   * Fetches what is neither here nor on its way of the pages from `first` to before `end`; waits for what is.
+   * @param reader undefined: nobody has asked for them yet
+   */
+  load(first: number, end: number, reader: object | undefined): Pending {
+    let pending: Pending
+    try {
+      for (let page = first; page < end; ) {
+        const underway = this.#loading.get(page)
+        if (underway !== undefined) {
+          if (reader !== undefined) this.#queue.want(underway, reader)
+          pending = both(pending, underway.done)
+          // Neighbours are mostly on their way together.
+          while (page < end && this.#loading.get(page) === underway) page++
+        } else if (this.find(page) !== 0) page++
+        else {
+          let stop = page + 1
+          const stopMax = Math.min(end, page + fetchPagesMax)
+          while (stop < stopMax && this.find(stop) === 0 && !this.#loading.has(stop)) stop++
+          pending = both(pending, this.#fetch(page, stop - page, reader))
+          page = stop
+        }
+      }
+    } catch (error) {
+      return failed(pending, error)
+    }
+    return pending
+  }
+
+  #fetch(page: number, count: number, reader: object | undefined): Pending {
+    const mayStart = this.#queue.mayStart(reader)
+    const reading = mayStart ? this.#read(page, count) : undefined
+    if (mayStart && reading === undefined) return undefined
+    const fetch = new Fetch(page, count, reader)
+    for (let i = 0; i < count; i++) this.#loading.set(page + i, fetch)
+    if (reading === undefined) this.#queue.wait(fetch)
+    else {
+      this.#queue.started(fetch)
+      this.#follow(fetch, reading)
+    }
+    return fetch.done
+  }
+
+  /** Its turn in the queue has come. */
+  #start(fetch: Fetch): void {
+    try {
+      this.#follow(fetch, this.#read(fetch.firstPage, fetch.pageCount) ?? Promise.resolve())
+    } catch (error) {
+      this.#follow(fetch, Promise.reject(error))
+    }
+  }
+
+  #follow(fetch: Fetch, reading: Promise<void>): void {
+    const wasAhead = fetch.reader === undefined
+    const ended = (): void => {
+      for (let i = 0; i < fetch.pageCount; i++) this.#loading.delete(fetch.firstPage + i)
+      this.#queue.ended(wasAhead)
+    }
+    reading.then(
+      () => {
+        ended()
+        fetch.succeed()
+      },
+      (error: unknown) => {
+        ended()
+        fetch.fail(error)
+      },
+    )
+  }
+
+  #read(page: number, count: number): Pending {
+    let pending: Pending
+    try {
+      for (let done = 0; done < count; ) {
+        const segment = this.memory.room()
+        const some = Math.min(count - done, this.memory.segmentPages - segment.filledPages)
+        pending = both(pending, this.#readInto(segment, page + done, some))
+        done += some
+      }
+    } catch (error) {
+      return failed(pending, error)
+    }
+    return pending
+  }
+
+  /** `count` pages at the end of what the segment has, which has room for them. */
+  #readInto(segment: Segment, page: number, count: number): Pending {
+    const at = segment.filledPages
+    segment.filledPages += count
+    const start = page * pageBytes
+    const bytes = Math.min(count * pageBytes, this.below.sizeBytes - start)
+    this.statistics.fetchedBytes += bytes
+    const publish = (): void => {
+      for (let i = 0; i < count; i++) {
+        // Once it was read past the cache, now it is asked for again.
+        this.memory.publish(segment, at + i, this, page + i, this.touched.has(page + i) ? 1 : 0)
+      }
+    }
+    const reading = this.below.read(start, segment.bytes.subarray(at * pageBytes, at * pageBytes + bytes))
+    if (reading === undefined) {
+      publish()
+      return undefined
+    }
+    segment.pins++
+    return reading.then(
+      () => {
+        segment.pins--
+        if (!this.#isClosed) publish()
+      },
+      (error: unknown) => {
+        segment.pins--
+        throw error
+      },
+    )
+  }
+}
+
+function touch(segment: Segment, index: number): void {
+  const touches = segment.touches[index] ?? 0
+  if (touches < touchesMax) segment.touches[index] = touches + 1
+}
+
+/** One of an image's readers. */
+class CacheReader implements BlockDevice {
+  readonly image: CachedImage
+  readonly #observe: ((offset: number, bytes: number) => void) | undefined
+  /** Where its last request ended. */
+  #lastPage = -1
   readonly sizeBytes: number
   readonly blockBytes: number
   readonly readOnly: boolean = true
   readonly thin: boolean = false
 
-  constructor(cache: LogCache, below: BlockDevice) {
-    assert(below.readOnly, 'only what never changes is kept')
-    this.#cache = cache
-    this.#below = below
-    this.sizeBytes = below.sizeBytes
-    this.blockBytes = below.blockBytes
+  constructor(image: CachedImage, observe?: (offset: number, bytes: number) => void) {
+    this.image = image
+    this.#observe = observe
+    this.sizeBytes = image.below.sizeBytes
+    this.blockBytes = image.below.blockBytes
   }
 
   read(offset: number, target: Uint8Array): Pending {
     assertRange(this, offset, target.byteLength)
-    if (this.#cache.segmentPages === 0) return this.#below.read(offset, target)
-    const loading = this.#require(offset, target.byteLength)
+    const { image } = this
+    this.#observe?.(offset, target.byteLength)
+    if (image.memory.segmentPages === 0) return image.below.read(offset, target)
+    if (target.byteLength === 0) return undefined
+    const end = offset + target.byteLength
+    const endPage = Math.ceil(end / pageBytes)
+    const missing = image.firstMissing(Math.floor(offset / pageBytes), endPage)
+    let loading: Pending
+    if (missing === endPage) image.statistics.hitCount++
+    else {
+      image.statistics.missCount++
+      if (image.isFirstTouch(missing, endPage, this.#lastPage) && image.readPast(offset, target)) {
+        image.readAhead.note(offset, end, false)
+        this.#lastPage = endPage - 1
+        return undefined
+      }
+      loading = image.load(missing, endPage, this)
+    }
+    image.readAhead.note(offset, end, loading !== undefined)
     if (loading === undefined) return this.#copy(offset, target)
     return loading.then(() => this.#copy(offset, target)) as Promise<void>
   }
 
   lend(offset: number, bytes: number, piece: (bytes: Uint8Array) => void): boolean {
     assertRange(this, offset, bytes)
-    if (this.#cache.segmentPages === 0 || bytes === 0) return false
-    // What has to come from below is asked for already: if it comes at once it can be lent, if not a read joins the wait.
-    const loading = this.#require(offset, bytes)
-    if (loading !== undefined) {
-      // The read that follows waits for the same loads, and is told of a failure.
-      loading.catch(() => undefined)
-      return false
-    }
+    const { image } = this
+    if (image.memory.segmentPages === 0 || bytes === 0) return false
     const end = offset + bytes
-    const lastPage = Math.floor((end - 1) / pageBytes)
-    // A small cache may have dropped the first pages for the last.
-    for (let page = Math.floor(offset / pageBytes); page <= lastPage; page++) if (this.#find(page) === 0) return false
+    const firstPage = Math.floor(offset / pageBytes)
+    const endPage = Math.ceil(end / pageBytes)
+    const missing = image.firstMissing(firstPage, endPage)
+    if (missing < endPage) {
+      if (image.isFirstTouch(missing, endPage, this.#lastPage)) return false
+      // If what is asked for comes at once it can be lent; if not, the read that follows joins the wait.
+      const loading = image.load(missing, endPage, this)
+      if (loading !== undefined) {
+        // The read that follows is told of a failure.
+        loading.catch(() => undefined)
+        return false
+      }
+      // A small cache may have dropped the first pages for the last.
+      if (image.firstMissing(firstPage, endPage) < endPage) return false
+      image.statistics.missCount++
+    } else image.statistics.hitCount++
+    image.readAhead.note(offset, end, false)
+    this.#observe?.(offset, bytes)
     for (let at = offset; at < end; ) {
-      const part = this.#stretch(at, end)
+      const part = image.stretch(at, end, this.#lastPage)
       piece(part)
       at += part.byteLength
     }
+    this.#lastPage = endPage - 1
     return true
   }
 
@@ -250,197 +423,45 @@ class CacheView implements CachedDevice {
   }
 
   extent(offset: number, bytes: number): Extent | Promise<Extent> {
-    return this.#below.extent(offset, bytes)
+    return this.image.below.extent(offset, bytes)
   }
 
   close(): Promise<void> {
-    this.#isClosed = true
-    for (const leaf of this.#leaves.values())
-      for (const place of leaf.places) if (place !== 0) this.#cache.disown(place)
-    this.#cache.leafCount -= this.#leaves.size
-    this.#leaves.clear()
-    this.#lastLeaf = undefined
-    this.#cache.releaseEmpty()
-    return this.#below.close()
-  }
-
-  prefetch(offset: number, bytes: number): Pending {
-    if (this.#cache.segmentPages === 0) return undefined
-    const end = Math.min(offset + bytes, this.sizeBytes)
-    try {
-      return this.#load(Math.floor(offset / pageBytes), Math.ceil(end / pageBytes))?.catch(() => undefined)
-    } catch {
-      // Nobody asked for these bytes yet; whoever does is told.
-      return undefined
-    }
-  }
-
-  /** The page is here from now on. */
-  place(page: number, place: number): void {
-    const index = Math.floor(page / leafPages)
-    let leaf = this.#leaves.get(index)
-    if (leaf === undefined) {
-      leaf = new Leaf()
-      this.#leaves.set(index, leaf)
-      this.#cache.leafCount++
-      this.#lastLeafIndex = -1
-    }
-    if (leaf.places[page % leafPages] === 0) leaf.liveCount++
-    leaf.places[page % leafPages] = place
-  }
-
-  forget(page: number): void {
-    const index = Math.floor(page / leafPages)
-    const leaf = this.#leaves.get(index)
-    if (leaf === undefined) return
-    leaf.places[page % leafPages] = 0
-    if (--leaf.liveCount > 0) return
-    this.#leaves.delete(index)
-    this.#cache.leafCount--
-    this.#lastLeafIndex = -1
-  }
-
-  #find(page: number): number {
-    const index = Math.floor(page / leafPages)
-    if (index !== this.#lastLeafIndex) {
-      this.#lastLeaf = this.#leaves.get(index)
-      this.#lastLeafIndex = index
-    }
-    return this.#lastLeaf?.places[page % leafPages] ?? 0
-  }
-
-  /** What is at `at`, as far as it lies in one piece in memory, at most to `end`. */
-  #stretch(at: number, end: number): Uint8Array {
-    const first = Math.floor(at / pageBytes)
-    const place = this.#find(first)
-    const { segmentPages } = this.#cache
-    const segment = this.#cache.segmentOf(place)
-    const index = (place - 1) % segmentPages
-    const endPage = Math.ceil(end / pageBytes)
-    let count = 1
-    segment.marks[index] = 1
-    while (first + count < endPage && index + count < segmentPages && this.#find(first + count) === place + count) {
-      segment.marks[index + count] = 1
-      count++
-    }
-    const start = index * pageBytes + (at % pageBytes)
-    return segment.bytes.subarray(start, Math.min((index + count) * pageBytes, start + end - at))
-  }
-
-  /** Undefined when all of the range is in memory; else when it is. */
-  #require(offset: number, bytes: number): Pending {
-    const end = offset + bytes
-    const endPage = Math.ceil(end / pageBytes)
-    let page = Math.floor(offset / pageBytes)
-    while (page < endPage && this.#find(page) !== 0) page++
-    let pending: Pending
-    if (page === endPage) this.#cache.statistics.hitCount++
-    else {
-      this.#cache.statistics.missCount++
-      pending = this.#load(page, endPage)
-    }
-    if (pending !== undefined || this.#streams.size > 0) this.#readAhead(offset, end, pending !== undefined)
-    return pending
+    return Promise.resolve()
   }
 
   #copy(offset: number, target: Uint8Array): Pending {
+    const { image } = this
     const end = offset + target.byteLength
     let pending: Pending
     for (let at = offset; at < end; ) {
-      if (this.#find(Math.floor(at / pageBytes)) === 0) {
+      if (image.find(Math.floor(at / pageBytes)) === 0) {
         // Dropped again before it could be copied: the cache is smaller than what is being read through it at once.
         const bytes = Math.min(end - at, pageBytes - (at % pageBytes))
-        pending = both(pending, this.#below.read(at, target.subarray(at - offset, at - offset + bytes)))
+        pending = both(pending, image.below.read(at, target.subarray(at - offset, at - offset + bytes)))
         at += bytes
       } else {
-        const part = this.#stretch(at, end)
+        const part = image.stretch(at, end, this.#lastPage)
         target.set(part, at - offset)
         at += part.byteLength
       }
     }
+    this.#lastPage = Math.ceil(end / pageBytes) - 1
     return pending
   }
+}
 
-  /** Reads what is neither here nor on its way of the pages from `first` to before `end`; waits for what is. */
-  #load(first: number, end: number): Pending {
-    let pending: Pending
-    try {
-      for (let page = first; page < end; ) {
-        const underway = this.#loading.get(page)
-        if (underway !== undefined) {
-          pending = both(pending, underway)
-          // Neighbours are mostly on their way together.
-          while (page < end && this.#loading.get(page) === underway) page++
-        } else if (this.#find(page) !== 0) page++
-        else {
-          let stop = page + 1
-          while (stop < end && this.#find(stop) === 0 && !this.#loading.has(stop)) stop++
-          const segment = this.#cache.room()
-          const count = Math.min(stop - page, this.#cache.segmentPages - segment.filledPages)
-          pending = both(pending, this.#fetch(segment, page, count))
-          page += count
-        }
-      }
-    } catch (error) {
-      return failed(pending, error)
-    }
-    return pending
+/** The image itself, as it was attached. */
+class AttachedDevice extends CacheReader implements CachedDevice {
+  prefetch(offset: number, bytes: number): Pending {
+    return this.image.prefetch(offset, bytes)
   }
 
-  #fetch(segment: Segment, page: number, count: number): Pending {
-    const at = segment.filledPages
-    segment.filledPages += count
-    const start = page * pageBytes
-    const bytes = Math.min(count * pageBytes, this.sizeBytes - start)
-    this.#cache.statistics.fetchedBytes += bytes
-    const reading = this.#below.read(start, segment.bytes.subarray(at * pageBytes, at * pageBytes + bytes))
-    if (reading === undefined) {
-      for (let i = 0; i < count; i++) this.#cache.publish(segment, at + i, this, page + i)
-      return undefined
-    }
-    segment.pins++
-    const ended = (): void => {
-      segment.pins--
-      for (let i = 0; i < count; i++) this.#loading.delete(page + i)
-    }
-    const done = reading.then(
-      () => {
-        ended()
-        if (this.#isClosed) return
-        for (let i = 0; i < count; i++) this.#cache.publish(segment, at + i, this, page + i)
-      },
-      (error: unknown) => {
-        ended()
-        throw error
-      },
-    )
-    for (let i = 0; i < count; i++) this.#loading.set(page + i, done)
-    return done
+  reader(observe?: (offset: number, bytes: number) => void): BlockDevice {
+    return new CacheReader(this.image, observe)
   }
 
-  /** Called for every request while somebody reads in order; `waited` when this one had to wait for the disk. */
-  #readAhead(offset: number, end: number, waited: boolean): void {
-    const stream = this.#streams.get(offset)
-    if (stream === undefined && !waited) return
-    this.#streams.delete(offset)
-    if (this.#streams.size >= readAheadStreamsMax) {
-      for (const oldest of this.#streams.keys()) {
-        this.#streams.delete(oldest)
-        break
-      }
-    }
-    if (stream === undefined) {
-      this.#streams.set(end, { ahead: end, windowBytes: readAheadBytesFirst })
-      return
-    }
-    const { windowBytes } = stream
-    const ahead = Math.max(stream.ahead, end)
-    // More is asked for when half of the last window is used up, so that the disk never rests.
-    if (ahead - end > windowBytes / 2) {
-      this.#streams.set(end, stream)
-      return
-    }
-    this.#streams.set(end, { ahead: ahead + windowBytes, windowBytes: Math.min(windowBytes * 2, readAheadBytesMax) })
-    if (ahead < this.sizeBytes) void this.prefetch(ahead, windowBytes)
+  override close(): Promise<void> {
+    return this.image.close()
   }
 }

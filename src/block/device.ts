@@ -17,6 +17,11 @@ export interface BlockDevice {
   /** Fills `target` from `offset`. @throws {OperationError} ioError */
   read(offset: number, target: Uint8Array): Pending
   /**
+   * Fills `target` if that needs no waiting for a disk; else false, and what is in `target` does not matter. Optional: absent
+   * means that nobody can tell.
+   */
+  readNow?(offset: number, target: Uint8Array): boolean
+  /**
    * The bytes at `offset` without a copy, if they are in memory: calls `piece` with memory that never changes again,
    * in order, and returns true; or returns false having called nothing. Optional: absent means never.
    */

@@ -42,6 +42,8 @@ class RawDevice implements BlockDevice {
   readonly blockBytes: number
   readonly readOnly: boolean
   readonly thin: boolean
+  /** Only where the file can tell. */
+  readonly readNow?: (offset: number, target: Uint8Array) => boolean
   /** Something ended since the last sync began. */
   #unsynced = false
   #lost: unknown
@@ -53,6 +55,12 @@ class RawDevice implements BlockDevice {
     this.readOnly = readOnly
     this.thin = thin
     this.sizeBytes = Math.ceil(file.sizeBytes() / blockBytes) * blockBytes
+    if (file.readNow !== undefined) {
+      this.readNow = (offset, target) => {
+        assertRange(this, offset, target.byteLength)
+        return file.readNow?.(offset, target) ?? false
+      }
+    }
   }
 
   read(offset: number, target: Uint8Array): Pending {

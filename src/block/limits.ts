@@ -63,3 +63,16 @@ export const readAheadBytesMax: number = 1024 * 1024
 
 /** Sequential readers of one image that are told apart. */
 export const readAheadStreamsMax: number = 64
+
+/** What the cache counts for knowing which of 16 MiB of an image were read once and not kept. */
+export const cacheTouchedBytes: number = 640
+
+/** The cache reads from below in steps of at most this: who waits for the disk waits for one such step of another at most. */
+export const fetchBytesMax: number = 256 * 1024
+
+/**
+ * Reads of one image that may wait for its disk at once, and how many of them may be for what nobody has asked for yet. Node
+ * has 4 threads for that by default; `bin/slipway` asks for 16, so that one dead disk leaves threads for the others.
+ */
+export const fetchesInFlightMax: number = 6
+export const fetchesAheadMax: number = 2

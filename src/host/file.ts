@@ -87,6 +87,10 @@ class SystemFile implements RandomAccessFile {
     return done === target.byteLength ? undefined : this.#readSlowly(offset + done, target.subarray(done))
   }
 
+  readNow(offset: number, target: Uint8Array): boolean {
+    return this.#readsAtOnce && this.#readCached(offset, target) === target.byteLength
+  }
+
   write(offset: number, source: Uint8Array): Promise<void> | undefined {
     assert(!this.readOnly, 'a file opened read-only is never written')
     const beganMs = performance.now()

@@ -12,6 +12,8 @@ export interface RandomAccessFile {
    * @throws {OperationError} ioError, in the promise or at once
    */
   read(offset: number, target: Uint8Array): Promise<void> | undefined
+  /** Fills `target` if all of it is in the page cache; else false. Optional: absent where that cannot be asked. */
+  readNow?(offset: number, target: Uint8Array): boolean
   /** `source` is lent until done. Extends the file if it must. @throws {OperationError} ioError, noSpace */
   write(offset: number, source: Uint8Array): Promise<void> | undefined
   /** Data and the size are on stable storage when it resolves (fdatasync). */

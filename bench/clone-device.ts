@@ -12,7 +12,7 @@ const cacheBytes = 512 * 1024 * 1024
 /** @param clonePath written over: the clone is always fresh */
 export async function openFreshClone(goldenPath: string, clonePath: string): Promise<BlockDevice> {
   const golden = await openRawDevice(await openFile(goldenPath, 'readOnly'), { readOnly: true })
-  const cached = createBlockCache(cacheBytes).attach(golden)
+  const cached = createBlockCache(cacheBytes).attach(golden).reader()
   const file = await openFile(clonePath, 'createOrTruncate')
   await createClone(file, { sizeBytes: golden.sizeBytes, backing: { name: goldenPath, format: 'raw' } })
   const resolve = () => Promise.resolve({ kind: 'device' as const, device: cached })

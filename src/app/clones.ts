@@ -111,7 +111,7 @@ export class Clones {
         resolve: async ({ name }, from) => {
           goldenPath = backingPath(dirname(from), name)
           if (this.#shelf.nameOf(goldenPath) !== undefined) {
-            return { kind: 'device', device: (await this.#shelf.open(goldenPath)).device }
+            return { kind: 'device', device: (await this.#shelf.open(goldenPath)).device.reader() }
           }
           throw cloneOfAnother(from, name, image?.label ?? 'anything that is served')
         },

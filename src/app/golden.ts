@@ -1,8 +1,7 @@
 /** Opening disk images. What everybody boots is opened read-only, always: nothing that comes out of here can write to it. */
 
 import { gibibyte } from '../base/units.ts'
-import { type BlockCache, createBlockCache } from '../block/cache.ts'
-import type { BlockDevice } from '../block/device.ts'
+import { type BlockCache, type CachedDevice, createBlockCache } from '../block/cache.ts'
 import { openRawDevice } from '../block/file.ts'
 import type { BackingReference } from '../block/qcow2/header.ts'
 import { type BackingResolver, openQcow2, probeFormat } from '../block/qcow2/open.ts'
@@ -20,7 +19,7 @@ export type GoldenImage = {
   /** Absolute: clones name it as their backing file. */
   readonly path: string
   readonly format: 'raw' | 'qcow2'
-  readonly device: BlockDevice
+  readonly device: CachedDevice
 }
 
 /** Raw or qcow2, with whatever stands behind it. @throws {OperationError} fileMissing, imageEmpty, imageCorrupt, ... */

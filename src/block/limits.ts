@@ -74,5 +74,15 @@ export const fetchBytesMax: number = 256 * 1024
  * Reads of one image that may wait for its disk at once, and how many of them may be for what nobody has asked for yet. Node
  * has 4 threads for that by default; `bin/slipway` asks for 16, so that one dead disk leaves threads for the others.
  */
-export const fetchesInFlightMax: number = 6
-export const fetchesAheadMax: number = 2
+export const fetchesInFlightMax: number = 8
+export const fetchesAheadMax: number = 4
+
+/** A boot's trace: stretches of the disk, and bytes of the disk. A Debian reads some 100 MB in some 3,000 stretches. */
+export const traceRangesMax: number = 65_536
+export const traceBytesMax: number = 1024 * 1024 * 1024
+/** Ten bytes a stretch would be much. */
+export const traceFileBytesMax: number = 1024 * 1024
+
+/** A trace is fetched in steps of at most this, with a turn for everybody else in between, and so many steps at once. */
+export const traceStepBytes: number = 1024 * 1024
+export const traceFetchesMax: number = 8

@@ -12,7 +12,7 @@ import { type FileLock, lockFile } from '../host/lock.ts'
 import { dirname, join, resolve } from '../host/path.ts'
 import { writeSparse } from '../host/sparse-writer.ts'
 import { formatReference } from '../images/catalogue.ts'
-import { type CloneFile, listCloneFiles } from './clone-files.ts'
+import { type CloneFile, listCloneFiles, removeClone } from './clone-files.ts'
 import { besideIt } from './golden.ts'
 import type { ImageVersion, Library } from './library.ts'
 
@@ -44,7 +44,7 @@ export async function resetClone(library: Library, machine: string): Promise<rea
   const locks: FileLock[] = []
   try {
     for (const { path } of files) locks.push(lockClone(path, machine))
-    for (const { path } of files) await removeIfThere(path)
+    for (const { path } of files) await removeClone(path)
   } finally {
     for (const lock of locks) lock.release()
   }

@@ -2,7 +2,7 @@
 import { type Mac, parseMac } from '../base/address.ts'
 import { OperationError } from '../base/errors.ts'
 import { readHeader } from '../block/qcow2/open.ts'
-import { listFiles, takenBytes } from '../host/directory.ts'
+import { listFiles, removeIfThere, takenBytes } from '../host/directory.ts'
 import { codeOf, openFile } from '../host/file.ts'
 import { dirname, resolve } from '../host/path.ts'
 
@@ -22,6 +22,17 @@ export type CloneFile = {
 /** '52-54-00-12-34-56.qcow2', or '52-54-00-12-34-56~k3v9x2aq.qcow2' for one boot's. */
 export function nameOfClone(mac: Mac, ofBoot?: string): string {
   return `${mac.replaceAll(':', '-')}${ofBoot === undefined ? '' : `~${ofBoot}`}.qcow2`
+}
+
+/** Where the clone's persistent reservations are kept (APTPL): beside it, and gone with it. */
+export function reservationsPathOf(clonePath: string): string {
+  return `${clonePath.slice(0, -'.qcow2'.length)}.reservations.json`
+}
+
+/** Reservations first: a clone that begins afresh under the same name must never find somebody's. @throws what Node throws */
+export async function removeClone(clonePath: string): Promise<void> {
+  await removeIfThere(reservationsPathOf(clonePath))
+  await removeIfThere(clonePath)
 }
 
 /** By MAC address. @throws {OperationError} ioError */

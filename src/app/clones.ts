@@ -8,12 +8,14 @@ import type { BlockDevice } from '../block/device.ts'
 import { createClone } from '../block/qcow2/create.ts'
 import { type BackingResolver, openQcow2, readHeader } from '../block/qcow2/open.ts'
 import { nodeCompression } from '../host/compression.ts'
-import { makeDirectory, removeIfThere } from '../host/directory.ts'
+import { kindOf, makeDirectory } from '../host/directory.ts'
 import { openFile } from '../host/file.ts'
 import { type FileLock, lockFile } from '../host/lock.ts'
 import { dirname, join, resolve } from '../host/path.ts'
+import { openReservationFile } from '../host/reservation-file.ts'
 import type { RandomAccessFile } from '../ports/file.ts'
-import { listCloneFiles, nameOfClone } from './clone-files.ts'
+import type { ReservationStore } from '../scsi/reservations/store.ts'
+import { listCloneFiles, nameOfClone, removeClone, reservationsPathOf } from './clone-files.ts'
 import type { GoldenImage } from './golden.ts'
 import { backingPath, cloneOfAnother, type ImageShelf, type MeantImage } from './shelf.ts'
 
@@ -22,6 +24,8 @@ export type Clone = {
   readonly path: string
   /** Of the golden image it stands on. */
   readonly goldenPath: string
+  /** What initiators reserved, kept for as long as the clone is. */
+  readonly reservations: ReservationStore
 }
 
 export class Clones {
@@ -67,7 +71,7 @@ export class Clones {
 
   async discard(file: string): Promise<void> {
     await this.close(file)
-    await removeIfThere(join(this.directory, file))
+    await removeClone(join(this.directory, file))
   }
 
   /** The machine's clones that were made for one boot. */
@@ -96,6 +100,7 @@ export class Clones {
   ): Promise<Clone & { readonly lock: FileLock }> {
     await makeDirectory(this.directory)
     if (image !== undefined) {
+      if ((await kindOf(path)) === undefined) await removeClone(path)
       const golden = await this.#shelf.open(image.path)
       await (await openOrMake(path, { ...golden, path: image.backingName })).close()
     }
@@ -106,6 +111,7 @@ export class Clones {
     }
     const file = await openFile(path, readOnly ? 'readOnly' : 'readWrite')
     try {
+      const reservations = await openReservationFile(reservationsPathOf(path))
       let goldenPath = ''
       const backing: BackingResolver = {
         resolve: async ({ name }, from) => {
@@ -117,7 +123,7 @@ export class Clones {
         },
       }
       const device = await openQcow2(file, { compression: nodeCompression, backing, readOnly })
-      return { device, path, goldenPath, lock }
+      return { device, path, goldenPath, reservations, lock }
     } catch (error) {
       await file.close()
       lock.release()

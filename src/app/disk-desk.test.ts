@@ -15,6 +15,7 @@ import type { SessionIdentity } from '../iscsi/policy.ts'
 import type { BootEvent } from '../journal/events.ts'
 import { Journal } from '../journal/journal.ts'
 import type { DeviceServer, Nexus, Task } from '../scsi/task.ts'
+import { resetClone } from './clone-commands.ts'
 import { Clones } from './clones.ts'
 import { DiskDesk } from './disk-desk.ts'
 import { EventStream } from './event-stream.ts'
@@ -115,6 +116,10 @@ function command(session: Session, opcode: number, block: number, dataOut = new 
   cdb[0] = opcode
   new DataView(cdb.buffer).setUint32(2, block)
   cdb[8] = 1
+  return execute(session, cdb, dataOut)
+}
+
+function execute(session: Session, cdb: Uint8Array, dataOut = new Uint8Array(0)): Promise<Ended> {
   const bytes = new Uint8Array(512)
   return new Promise((resolve) => {
     const task: Task = {
@@ -124,14 +129,14 @@ function command(session: Session, opcode: number, block: number, dataOut = new 
       attribute: 'simple',
       dataOut: [dataOut],
       dataOutBytes: dataOut.byteLength,
-      dataInBytesMax: opcode === 0x28 ? 512 : 0,
+      dataInBytesMax: dataOut.byteLength === 0 ? 512 : 0,
       aborted: false,
       reserve: () => [bytes],
       lend: (lent) => bytes.set(lent),
       good: () => resolve({ status: 'good', bytes }),
       fail: (status, sense) => {
         // The first command after a login hears of the power on (SAM-5 §5.14), as after a real one.
-        if ((sense[2] ?? 0) % 16 === 6) resolve(command(session, opcode, block, dataOut))
+        if ((sense[2] ?? 0) % 16 === 6) resolve(execute(session, cdb, dataOut))
         else resolve({ status, bytes })
       },
     }
@@ -265,5 +270,63 @@ test('released: the sessions of that boot are unwanted, told once, and so is one
   for (let times = 0; times < 2; times++) expect(one.desk.noteFleetChanged()(up.identity)).toBe(true)
   expect(one.happened.filter(({ kind }) => kind === 'credentialsEnded')).toMatchObject([{ mac, reason: 'released' }])
   await one.close()
+  library.close()
+})
+
+/** PERSISTENT RESERVE OUT, service action REGISTER, with APTPL. */
+function register(session: Session, key: number): Promise<Ended> {
+  const list = new Uint8Array(24)
+  list[15] = key
+  list[20] = 0x01
+  return execute(session, Uint8Array.of(0x5f, 0, 0, 0, 0, 0, 0, 0, 24, 0), list)
+}
+
+/** PERSISTENT RESERVE IN, READ KEYS: the last byte of the first key. */
+async function keyIn(session: Session): Promise<number | undefined> {
+  const { bytes } = await execute(session, Uint8Array.of(0x5e, 0, 0, 0, 0, 0, 0, 2, 0, 0))
+  return bytes[7] === 0 ? undefined : bytes[15]
+}
+
+test('a registration that is to survive (APTPL) survives a restart and the next boot; a fresh clone has none', async () => {
+  const library = await libraryAt('reserved')
+  const store = new MemoryFleetStore()
+  const file = join(library.directory, '../clones/52-54-00-77-00-10.reservations.json')
+  const one = serverOver(library, store, 'persistent')
+  const first = begin(one)
+  expect((await register(await login(one, first), 0x5a)).status).toBe('good')
+  await one.close()
+  expect(existsSync(file)).toBe(true)
+
+  const two = serverOver(library, store, 'persistent')
+  expect(await keyIn(await login(two, first)), 'after a restart').toBe(0x5a)
+  expect(await keyIn(await login(two, begin(two))), 'at the next boot from the same clone').toBe(0x5a)
+  await two.close()
+
+  await resetClone(library, mac)
+  expect(existsSync(file), 'reset takes it away with the clone').toBe(false)
+  const three = serverOver(library, store, 'persistent')
+  expect(await keyIn(await login(three, begin(three)))).toBeUndefined()
+  await three.close()
+
+  writeFileSync(file, 'nonsense')
+  const four = serverOver(library, store, 'persistent')
+  await expect(login(four, begin(four))).rejects.toThrow('unavailable')
+  expect(four.happened.findLast(({ kind }) => kind === 'diskFailed')).toMatchObject({
+    hint: expect.stringContaining('initiators that had registered must do so again'),
+  })
+  await four.close()
+  library.close()
+})
+
+test("the reservations of one boot's clone go with it", async () => {
+  const library = await libraryAt('reserved-once')
+  const server = serverOver(library, new MemoryFleetStore(), 'ephemeral')
+  const session = await login(server, begin(server))
+  await register(session, 0x77)
+  expect(clonesIn(library).filter((name) => name.endsWith('.json'))).toHaveLength(1)
+  logout(server, session)
+  expect(await keyIn(await login(server, begin(server)))).toBeUndefined()
+  await server.close()
+  expect(clonesIn(library).filter((name) => name.endsWith('.json'))).toEqual([])
   library.close()
 })

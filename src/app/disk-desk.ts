@@ -263,7 +263,13 @@ export class DiskDesk implements TargetDirectory {
     const { clock, events } = this.#parts
     const server = createDeviceServer({
       targetName,
-      disks: [{ device: clone.device, serialNumber: mac.replaceAll(/[^0-9a-z]/g, '') }],
+      disks: [
+        {
+          device: clone.device,
+          serialNumber: mac.replaceAll(/[^0-9a-z]/g, ''),
+          reservationStore: clone.reservations,
+        },
+      ],
       report: (error) => this.#report(mac, 'use the disk', error),
       pause: (milliseconds) => new Promise((resolve) => clock.after(milliseconds, resolve)),
     })

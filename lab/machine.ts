@@ -20,6 +20,8 @@ export type Firmware =
   | 'bios-pxe'
   /** OVMF: UEFI's own PXE. */
   | 'uefi'
+  /** OVMF with PXE switched off: UEFI's own HTTP boot. */
+  | 'uefi-http'
   /** U-Boot for x86_64; stops at its prompt, where `type` gives it commands. */
   | 'uboot-x86'
 
@@ -31,6 +33,8 @@ export type MachineOptions = {
   readonly uuid?: string
   readonly serialNumber?: string
   readonly memoryMebibytes?: number
+  /** UEFI: a file with the authorities that its HTTPS believes, as `slipway ca export --format efi` writes it. */
+  readonly enrolledAuthorities?: string
 }
 
 const ovmfCode = '/usr/share/OVMF/OVMF_CODE_4M.fd'
@@ -90,6 +94,7 @@ export class Machine {
         // vnet_hdr=off: a filter would see offload headers before the frames.
         ...['-netdev', `tap,id=n0,ifname=${tap},script=no,downscript=no,vnet_hdr=off`],
         ...firmware,
+        ...enrolled(options),
         ...filter,
         ...smbios(options),
       ]
@@ -132,7 +137,8 @@ async function firmwareArguments(firmware: Firmware, folder: string, mac: Mac): 
     case 'bios-pxe':
       await needFile('/usr/lib/ipxe/qemu/pxe-virtio.rom')
       return ['-machine', 'pc,graphics=off', '-device', `virtio-net-pci,netdev=n0,mac=${mac}`]
-    case 'uefi': {
+    case 'uefi':
+    case 'uefi-http': {
       await needFile(ovmfCode)
       await needFile(ovmfVariables)
       // OVMF writes its boot entries there: each machine has its own copy.
@@ -144,6 +150,8 @@ async function firmwareArguments(firmware: Firmware, folder: string, mac: Mac): 
         ...['-drive', `if=pflash,format=raw,unit=1,file=${variables}`],
         // Without the card's ROM, which is iPXE again: OVMF has a driver and PXE of its own.
         ...['-device', `virtio-net-pci,netdev=n0,mac=${mac},romfile=,bootindex=0`],
+        // PXE comes first, and would be answered.
+        ...(firmware === 'uefi-http' ? [...withoutPxe(4), ...withoutPxe(6)] : []),
       ]
     }
     case 'uboot-x86':
@@ -152,6 +160,17 @@ async function firmwareArguments(firmware: Firmware, folder: string, mac: Mac): 
       // graphics card: U-Boot's device tree (of the i440FX, for every machine) says that a bridge is there.
       return ['-machine', 'q35', '-bios', uboot, '-device', `e1000e,netdev=n0,mac=${mac},romfile=,addr=0x4`]
   }
+}
+
+/** OvmfPkg/PlatformPei reads it: yes or no. */
+function withoutPxe(version: 4 | 6): string[] {
+  return ['-fw_cfg', `name=opt/org.tianocore/IPv${version}PXESupport,string=no`]
+}
+
+/** OvmfPkg/Library/TlsAuthConfigLib: EFI signature lists, one after the other. */
+function enrolled({ enrolledAuthorities }: MachineOptions): string[] {
+  if (enrolledAuthorities === undefined) return []
+  return ['-fw_cfg', `name=etc/edk2/https/cacerts,file=${enrolledAuthorities}`]
 }
 
 function smbios(options: MachineOptions): string[] {

@@ -16,6 +16,8 @@ export type SlipwayOptions = {
   readonly dhcp: 'own' | 'proxy'
   readonly admit: 'ask' | 'all' | 'none'
   readonly chap?: ChapMode
+  /** More of slipway.toml: tables other than [iscsi]. */
+  readonly config?: string
 }
 
 type EventOf<K extends EventKind> = Extract<BootEvent, { readonly kind: K }>
@@ -45,7 +47,7 @@ export class SlipwayServer {
   static async start(options: SlipwayOptions): Promise<SlipwayServer> {
     const folder = await mkdtemp(join(tmpdir(), 'slipway-server-'))
     const config = join(folder, 'slipway.toml')
-    await writeFile(config, `[iscsi]\nchap = "${options.chap ?? 'mutual'}"\n`)
+    await writeFile(config, `[iscsi]\nchap = "${options.chap ?? 'mutual'}"\n${options.config ?? ''}`)
     const range = `${lab.firstLease}-${lab.lastLease}`
     const child = options.network.start(
       [

@@ -39,6 +39,7 @@ const test = {
   gdisk: '/sbin/sgdisk',
   tshark: '/usr/bin/tshark',
   systemd: '/usr/bin/systemd-socket-activate',
+  efitools: '/usr/bin/cert-to-efi-sig-list',
   'shim-signed': '/usr/lib/shim/shimx64.efi.signed',
   'grub-efi-amd64-signed': '/usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed',
   'systemd-boot-efi': '/usr/lib/systemd/boot/efi/systemd-bootx64.efi',

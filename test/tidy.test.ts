@@ -23,7 +23,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   boot: ['base', 'ipxe'],
   fleet: ['base'],
   images: ['base', 'ports', 'block', 'disk'],
-  trust: ['base', 'ports', 'disk'],
+  trust: ['base', 'ports', 'wire', 'disk'],
   journal: ['base'],
   host: everyRoom,
   app: everyRoom.filter((room) => room !== 'cli'),

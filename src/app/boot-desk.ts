@@ -28,6 +28,7 @@ import type { Clock } from '../ports/clock.ts'
 import type { TftpCatalogue, TftpFile } from '../tftp/policy.ts'
 import type { ChapMode, Ports } from './config.ts'
 import type { EventStream } from './event-stream.ts'
+import type { FirmwareHttps } from './firmware-https.ts'
 import type { LoaderCatalogue } from './loaders.ts'
 import type { Roster } from './roster.ts'
 
@@ -39,8 +40,11 @@ export type BootDeskParts = {
   readonly clock: Clock
   readonly ports: Ports
   readonly chap: ChapMode
-  /** Whether our HTTPS listener is up: the certificates of a first start take a moment to make. */
-  httpsServed(): boolean
+  /** By which host machines ask by HTTPS; undefined while it is not served: certificates take a moment to make. */
+  httpsHost(): string | undefined
+  /** Whether our CA is enrolled in this machine's UEFI: what the configuration says, no handshake yet. */
+  firmwareTrustsUs(machine: Machine | undefined): boolean
+  readonly firmwareHttps: FirmwareHttps
 }
 
 export class BootDesk implements BootAdvisor, TftpCatalogue {
@@ -65,8 +69,8 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
       standing,
       transport: this.#parts.fleet.transportOf(machine),
       loaders: this.#parts.loaders.known,
-      httpsServed: this.#parts.httpsServed(),
-      firmwareTrustsUs: false,
+      httpsServed: this.#parts.httpsHost() !== undefined,
+      firmwareTrustsUs: this.#parts.firmwareTrustsUs(machine),
       loaderWasTried: roster.loaderWasTried(client.mac),
     })
     return this.#answerOf(plan, client.mac, machine, where)
@@ -80,8 +84,8 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
       standing: machine?.decision === 'refused' ? 'refused' : 'admitted',
       transport: machine === undefined ? this.#parts.fleet.terms.transport : this.#parts.fleet.transportOf(machine),
       loaders: this.#parts.loaders.known,
-      httpsServed: this.#parts.httpsServed(),
-      firmwareTrustsUs: false,
+      httpsServed: this.#parts.httpsHost() !== undefined,
+      firmwareTrustsUs: this.#parts.firmwareTrustsUs(machine),
       loaderWasTried: this.#parts.roster.loaderWasTried(client.mac),
     }).reason
   }
@@ -118,6 +122,7 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
     const hostName = machine.name === undefined ? {} : { hostName: machine.name }
     switch (plan.kind) {
       case 'loader': {
+        if (plan.via === 'https') this.#parts.firmwareHttps.told(mac)
         const web = this.#web(where.serverAddress, plan.via === 'https')
         return { kind: 'boot', bootFile: plan.via === 'tftp' ? plan.file : loaderUrl(web, plan.file), ...hostName }
       }
@@ -152,10 +157,12 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
       standing,
       transport: fleet.transportOf(machine),
       secure: request.secure,
-      httpsServed: this.#parts.httpsServed(),
+      httpsServed: this.#parts.httpsHost() !== undefined,
       features: client?.program.kind === 'ipxe' ? client.program.features : undefined,
     })
-    const web = { secure: request.secure, host: request.local.address, port: request.local.port }
+    const { secure, local } = request
+    const host = (secure ? this.#parts.httpsHost() : undefined) ?? local.address
+    const web = { secure, host, port: local.port }
     const served = { kind: 'scriptServed', script: choice.script, encrypted: request.secure } as const
     switch (choice.script) {
       case 'held': {
@@ -174,11 +181,16 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
         return scriptAnswer(refusedScript({ mac, why: choice.why }))
       case 'boot':
         if (request.method === 'HEAD') return scriptAnswer([])
-        return this.#serveBootScript(machine, web, query.refetchCount, address)
+        return this.#serveBootScript(machine, { web, portalAddress: local.address }, query.refetchCount, address)
     }
   }
 
-  #serveBootScript(machine: Machine, web: WebServer, refetchCount: number, address: string): HttpAnswer {
+  #serveBootScript(
+    machine: Machine,
+    { web, portalAddress }: { readonly web: WebServer; readonly portalAddress: string },
+    refetchCount: number,
+    address: string,
+  ): HttpAnswer {
     const { chap, events, fleet, ports } = this.#parts
     const { mac } = machine
     const credentials = fleet.offerCredentials(mac, this.#parts.clock.wallMs())
@@ -191,7 +203,7 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
         mac,
         image,
         bootId,
-        portal: { address: web.host, port: ports.iscsi },
+        portal: { address: portalAddress, port: ports.iscsi },
         targetName: credentials.targetName,
         initiatorName: credentials.initiatorName,
         initiator: chap === 'none' ? undefined : credentials.initiator,
@@ -227,9 +239,10 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
     return encounter
   }
 
-  #web(host: string, secure: boolean): WebServer {
+  #web(address: string, secure: boolean): WebServer {
     const { ports } = this.#parts
-    return { secure, host, port: secure ? ports.https : ports.http }
+    if (!secure) return { secure, host: address, port: ports.http }
+    return { secure, host: this.#parts.httpsHost() ?? address, port: ports.https }
   }
 }
 

@@ -88,6 +88,16 @@ describe('bad configuration is refused with the line and the key', () => {
     }
   })
 
+  test('a certificate of one’s own has a key, and a key has a certificate', () => {
+    const https = (text: string) => decideUp(parseConfig(`[https]\n${text}`, 'x'), { image: 'a' }, '/s')
+    expect(() => https('certificate = "a.pem"')).toThrow('https.certificate is set but https.key is not')
+    expect(() => https('key = "a.key"')).toThrow('https.key is set but https.certificate is not')
+    expect(https('certificate = "a.pem"\nkey = "a.key"\nuefi = true')).toMatchObject({
+      ownCertificate: { certificatePath: 'a.pem', keyPath: 'a.key' },
+      uefiHttps: true,
+    })
+  })
+
   test('a server without a range, and a flag that is neither', () => {
     const server = parseConfig('[dhcp]\nmode = "server"', 'x')
     expect(() => decideUp(server, { image: 'a' }, '/s')).toThrow('dhcp.range')

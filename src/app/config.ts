@@ -8,7 +8,7 @@
  *   transport = "auto"                # strict | auto | open: may a script, which holds secrets, travel without TLS
  *   loaders = "/usr/lib/ipxe"
  *   cache = "512MiB"                  # memory for blocks of golden images, all clones together
- *   server-name = "boot.lab"          # in certificates and URLs, beside the address
+ *   server-name = "boot.lab"          # in our certificates beside the address; in https:// URLs where a certificate lacks it
  *
  *   [dhcp]
  *   mode = "proxy"                    # proxy | server | off
@@ -28,6 +28,9 @@
  *
  *   [https]
  *   compat = ["ipxe-2019", "ovmf"]    # weaker cipher suites, for loaders that have no others
+ *   uefi = true                       # UEFI's own HTTP boot by HTTPS: our CA is enrolled there (default: where transport is strict)
+ *   certificate = "boot.pem"          # of your own, with its chain, instead of those that our CA makes
+ *   key = "boot.key"
  *
  *   [ports]
  *   dhcp = 67
@@ -42,6 +45,7 @@
  *   image = "debian-12"               # of the library; debian-12@3 holds it at that version
  *   policy = "ephemeral"
  *   admit = true
+ *   uefi-https = true                 # as [https] uefi, for this machine
  */
 import { parse, TomlError } from 'smol-toml'
 import { z } from 'zod'
@@ -50,6 +54,7 @@ import { OperationError } from '../base/errors.ts'
 import { mebibyte, parseBytes } from '../base/units.ts'
 import type { ClonePolicy, TransportPolicy } from '../fleet/machine.ts'
 import { type ImageReference, isImageName, parseReference } from '../images/catalogue.ts'
+import type { Compat } from '../trust/suites.ts'
 
 const port = z.int().min(1).max(65_535)
 const ipv4 = z.string().refine((text) => parseIpv4(text) !== undefined, 'is not an IPv4 address such as 192.168.77.1')
@@ -83,11 +88,13 @@ const imageReference = z.string().transform((text, context): ImageReference => {
 })
 
 const imageName = z.string().refine(isImageName, 'is not the name of an image such as debian-12')
+/** Linux's IFNAMSIZ is 16 with its NUL. */
+const interfaceName = z.string().min(1).max(15)
 
 const schema = z.strictObject({
   image: z.string().min(1).optional(),
   state: z.string().min(1).optional(),
-  interface: z.string().min(1).max(15).optional(),
+  interface: interfaceName.optional(),
   admit: z.enum(['ask', 'all', 'none']).optional(),
   transport: z.enum(['strict', 'auto', 'open']).optional(),
   loaders: z.string().min(1).optional(),
@@ -108,7 +115,14 @@ const schema = z.strictObject({
   clones: z.strictObject({ policy: policy.optional() }).optional(),
   images: z.record(imageName, z.strictObject({ policy: policy.optional() })).optional(),
   iscsi: z.strictObject({ chap: z.enum(['mutual', 'one-way', 'none']).optional() }).optional(),
-  https: z.strictObject({ compat: z.array(z.enum(['ipxe-2019', 'ovmf'])).optional() }).optional(),
+  https: z
+    .strictObject({
+      compat: z.array(z.enum(['ipxe-2019', 'ovmf'])).optional(),
+      uefi: z.boolean().optional(),
+      certificate: z.string().min(1).optional(),
+      key: z.string().min(1).optional(),
+    })
+    .optional(),
   ports: z
     .strictObject({
       dhcp: port.optional(),
@@ -130,6 +144,7 @@ const schema = z.strictObject({
         admit: z.boolean().optional(),
         image: imageReference.optional(),
         policy: policy.optional(),
+        'uefi-https': z.boolean().optional(),
       }),
     )
     .optional(),
@@ -157,7 +172,14 @@ export type ConfigFile = {
   clones?: { policy?: ClonePolicy | undefined } | undefined
   images?: Record<string, { policy?: ClonePolicy | undefined }> | undefined
   iscsi?: { chap?: ChapMode | undefined } | undefined
-  https?: { compat?: Compat[] | undefined } | undefined
+  https?:
+    | {
+        compat?: Compat[] | undefined
+        uefi?: boolean | undefined
+        certificate?: string | undefined
+        key?: string | undefined
+      }
+    | undefined
   ports?: { [K in keyof Ports]?: number | undefined } | undefined
   machine?:
     | Record<
@@ -167,6 +189,7 @@ export type ConfigFile = {
           admit?: boolean | undefined
           image?: ImageReference | undefined
           policy?: ClonePolicy | undefined
+          'uefi-https'?: boolean | undefined
         }
       >
     | undefined
@@ -176,8 +199,6 @@ export type AddressRange = { readonly first: number; readonly last: number }
 
 export type DhcpMode = 'proxy' | 'server' | 'off'
 export type AdmitMode = 'ask' | 'all' | 'none'
-/** Loaders whose TLS is old; each has cipher suites of its own that are allowed for it. */
-export type Compat = 'ipxe-2019' | 'ovmf'
 export type ChapMode = 'mutual' | 'one-way' | 'none'
 
 export type Ports = {
@@ -213,9 +234,16 @@ export type UpConfig = {
   readonly cacheBytes: number
   readonly chap: ChapMode
   readonly compat: readonly Compat[]
+  /** UEFI's own HTTP boot gets its loader by HTTPS. Undefined: where the machine's transport is strict. */
+  readonly uefiHttps: boolean | undefined
+  /** A certificate of the user's own; undefined: those that our authority makes. */
+  readonly ownCertificate: OwnCertificate | undefined
   readonly ports: Ports
   readonly machines: readonly KnownMachine[]
 }
+
+/** PEM files: the certificate with its chain, and its key. */
+export type OwnCertificate = { readonly certificatePath: string; readonly keyPath: string }
 
 export type KnownMachine = {
   readonly mac: string
@@ -223,6 +251,7 @@ export type KnownMachine = {
   readonly admit: boolean
   readonly image: ImageReference | undefined
   readonly clonePolicy: ClonePolicy | undefined
+  readonly uefiHttps: boolean | undefined
 }
 
 /** What the command line said; it wins over the file. */
@@ -302,6 +331,8 @@ export function decideUp(file: ConfigFile, flags: UpFlags, stateDefault: string)
     cacheBytes: flags.cache ?? file.cache ?? cacheBytesDefault,
     chap: file.iscsi?.chap ?? 'mutual',
     compat: file.https?.compat ?? ['ipxe-2019', 'ovmf'],
+    uefiHttps: file.https?.uefi,
+    ownCertificate: decideOwnCertificate(file),
     ports: { ...defaultPorts, ...defined(file.ports ?? {}), ...defined(flags.ports ?? {}) },
     machines: Object.entries(file.machine ?? {}).map(([address, machine]) => ({
       mac: address,
@@ -309,6 +340,7 @@ export function decideUp(file: ConfigFile, flags: UpFlags, stateDefault: string)
       admit: machine.admit ?? true,
       image: machine.image,
       clonePolicy: machine.policy,
+      uefiHttps: machine['uefi-https'],
     })),
   }
 }
@@ -320,6 +352,17 @@ export function policyOfImage(
   said: ClonePolicy | undefined,
 ): ClonePolicy {
   return imagePolicies.get(image) ?? said ?? clonePolicy
+}
+
+function decideOwnCertificate({ https }: ConfigFile): OwnCertificate | undefined {
+  const { certificate, key } = https ?? {}
+  if (certificate === undefined && key === undefined) return undefined
+  if (certificate !== undefined && key !== undefined) return { certificatePath: certificate, keyPath: key }
+  const [there, missing] = key === undefined ? ['certificate', 'key'] : ['key', 'certificate']
+  throw invalid(
+    `https.${there} is set but https.${missing} is not`,
+    `Name both files under [https], or neither: without them our own authority makes the certificate.`,
+  )
 }
 
 function decideDhcp(file: ConfigFile, flag: string | undefined): { mode: DhcpMode; range: AddressRange | undefined } {

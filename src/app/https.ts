@@ -1,124 +1,147 @@
-/** The boot listener with TLS: the site's certificates, made at the first start and renewed by themselves. */
-import { systemClock } from '../host/clock.ts'
-import { systemHash } from '../host/hash.ts'
-import type { NetworkInterface } from '../host/interfaces.ts'
-import { systemKeys } from '../host/keys.ts'
-import { systemRandom } from '../host/random.ts'
+/**
+ * The boot listener with TLS. It comes up when there are certificates that can be shown, and takes up new ones while it
+ * runs; what is wrong with them is an event, and what was there before goes on.
+ */
+import { messageOf, OperationError } from '../base/errors.ts'
 import { systemTcp } from '../host/tcp.ts'
-import { createTlsNetwork, modernCiphers, type TlsNetwork, type TlsTerms } from '../host/tls.ts'
-import { createTrustFiles } from '../host/trust-files.ts'
+import { createTlsNetwork, type TlsFailure, type TlsNetwork, type TlsTerms } from '../host/tls.ts'
 import type { HttpHandler } from '../http/policy.ts'
 import { type HttpServer, serveHttp } from '../http/server.ts'
+import type { Happening } from '../journal/events.ts'
+import type { Clock, Timer } from '../ports/clock.ts'
 import type { Log } from '../ports/log.ts'
-import { openSiteTrust, tlsIdentityOf } from '../trust/site.ts'
-import type { Compat, UpConfig } from './config.ts'
+import type { Endpoint } from '../ports/udp.ts'
+import type { Certificate } from '../trust/certificate.ts'
+import { readOpening } from '../trust/client-hello.ts'
+import { explainHandshake } from '../trust/handshake.ts'
+import { type Compat, cipherList, compatOf } from '../trust/suites.ts'
+import { type CertificateTerms, loadServerCertificates, readSources } from './server-certificates.ts'
 import { fromHttp, type Said } from './translate.ts'
 
-export type HttpsParts = {
+export type HttpsOptions = {
+  readonly listen: Endpoint
+  readonly certificates: CertificateTerms
+  readonly compat: readonly Compat[]
   readonly serve: HttpHandler
   say(said: Said | undefined): void
+  readonly clock: Clock
   readonly log: Log
 }
 
-/**
- * What older loaders need beside the modern suites, only on this listener. Each is weaker: CBC without forward secrecy for
- * the iPXE of 2019, DHE and RSA without ECDHE for OVMF of 2022.
- */
-const compatCiphers: Readonly<Record<Compat, string>> = {
-  'ipxe-2019': 'AES128-SHA256:AES256-SHA256:AES128-SHA:AES256-SHA',
-  ovmf: 'DHE-RSA-AES128-GCM-SHA256:DHE-RSA-AES256-GCM-SHA384:AES128-GCM-SHA256:AES256-GCM-SHA384:DHE-RSA-AES256-SHA256',
-}
-
-/** The setting that allows this suite; undefined: a modern one, which is always allowed. */
-function compatOf(cipher: string): Compat | undefined {
-  const allows = (ciphers: string): boolean => ciphers.split(':').includes(cipher)
-  if (allows(modernCiphers)) return undefined
-  return (Object.keys(compatCiphers) as Compat[]).find((name) => allows(compatCiphers[name]))
-}
-
+/** How long a certificate that was put into place may take to be seen. SIGHUP is quicker. */
+const lookMs = 30_000
+/** Certificates are made anew months before they end: a day is often enough. */
 const renewalCheckMs = 24 * 60 * 60 * 1000
 
-/** @throws {OperationError} those of openSiteTrust; portTaken, portForbidden */
-export async function startHttps(
-  config: UpConfig,
-  network: NetworkInterface,
-  directory: string,
-  { serve, say, log }: HttpsParts,
-): Promise<HttpServer> {
-  const terms = (): Promise<TlsTerms> => tlsTerms(config, network, directory, log)
-  const tls = createTlsNetwork(
-    await terms(),
-    {
-      secured: ({ remote, protocol, cipher, clientFingerprint }) => {
-        const compat = protocol === 'TLSv1.3' ? undefined : compatOf(cipher)
-        const happening = { kind: 'tlsAgreed', protocol, cipher, compat, clientFingerprint } as const
-        say({ whose: { address: remote.address }, happening })
-      },
-      failed: (remote, reason) => {
-        say({ whose: { address: remote.address }, happening: { kind: 'tlsFailed', reason: inWords(reason) } })
-      },
-    },
-    systemTcp,
-  )
-  const server = await serveHttp({
-    network: tls,
-    clock: systemClock,
-    listen: { address: network.address, port: config.ports.https },
-    secure: true,
-    handler: serve,
-    onEvent: (event) => say(fromHttp(event)),
-  })
-  const stopRenewing = renewDaily(tls, terms, log)
-  return {
-    local: server.local,
-    get connectionCount() {
-      return server.connectionCount
-    },
-    close: () => {
-      stopRenewing()
-      return server.close()
-    },
+export class HttpsService {
+  readonly #options: HttpsOptions
+  #running: { readonly network: TlsNetwork; readonly server: HttpServer } | undefined
+  #host: string | undefined
+  #leaves: readonly Certificate[] = []
+  /** Of the last attempt, good or not: the same is not tried again before a day has gone by. */
+  #sources: string | undefined
+  #triedAtMs = 0
+  #timer: Timer | undefined
+  #looking: Promise<void> = Promise.resolve()
+  #closed = false
+
+  constructor(options: HttpsOptions) {
+    this.#options = options
   }
-}
 
-async function tlsTerms(config: UpConfig, network: NetworkInterface, directory: string, log: Log): Promise<TlsTerms> {
-  const { serverName } = config
-  const trust = await openSiteTrust(
-    {
-      authorityName: `Slipway CA of ${serverName ?? network.address}`,
-      names: { dns: serverName === undefined ? [] : [serverName], ip: [network.address] },
-      nowMs: systemClock.wallMs(),
-    },
-    createTrustFiles(directory),
-    { keys: systemKeys, hash: systemHash, random: systemRandom },
-  )
-  for (const made of trust.made) log.info('certificate made', { made })
-  const ciphers = [modernCiphers, ...config.compat.map((name) => compatCiphers[name])].join(':')
-  return { identities: trust.servers.map(tlsIdentityOf), ciphers }
-}
+  /** By which host machines ask; undefined while HTTPS is not served. */
+  get host(): string | undefined {
+    return this.#running === undefined ? undefined : this.#host
+  }
 
-function renewDaily(tls: TlsNetwork, terms: () => Promise<TlsTerms>, log: Log): () => void {
-  let timer = systemClock.after(renewalCheckMs, renew)
-  function renew(): void {
-    timer = systemClock.after(renewalCheckMs, renew)
-    terms().then(
-      (next) => tls.renew(next),
-      (error: unknown) => log.error('certificates could not be renewed', { reason: String(error) }),
+  get local(): Endpoint | undefined {
+    return this.#running?.server.local
+  }
+
+  /** Serves, now or as soon as there is what it takes. Resolves after the first attempt, and never fails. */
+  start(): Promise<void> {
+    return this.look()
+  }
+
+  /** Looks whether there are other certificates, and takes them up. One look after the other. */
+  look(): Promise<void> {
+    this.#looking = this.#looking.then(() => this.#lookNow())
+    return this.#looking
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true
+    this.#timer?.cancel()
+    await this.#looking
+    await this.#running?.server.close()
+  }
+
+  async #lookNow(): Promise<void> {
+    if (this.#closed) return
+    const { certificates, clock, log } = this.#options
+    this.#timer?.cancel()
+    this.#timer = clock.after(lookMs, () => void this.look())
+    const nowMs = clock.wallMs()
+    try {
+      const sources = await readSources(certificates)
+      const isDue = nowMs - this.#triedAtMs >= renewalCheckMs || nowMs < this.#triedAtMs
+      if (sources === this.#sources && !isDue) return
+      this.#sources = sources
+      this.#triedAtMs = nowMs
+      const loaded = await loadServerCertificates(certificates, nowMs)
+      for (const made of loaded.made) log.info('certificate made', { made })
+      await this.#serve({ identities: loaded.identities, ciphers: cipherList(this.#options.compat) })
+      this.#host = loaded.host
+      this.#leaves = loaded.leaves
+      // What was made just now is no change by somebody else.
+      if (loaded.made.length > 0) this.#sources = await readSources(certificates)
+    } catch (error) {
+      this.#tell(error)
+    }
+  }
+
+  async #serve(terms: TlsTerms): Promise<void> {
+    const { say, clock, listen, serve } = this.#options
+    if (this.#running !== undefined) {
+      this.#running.network.renew(terms)
+      return
+    }
+    const network = createTlsNetwork(
+      terms,
+      {
+        secured: ({ remote, protocol, cipher, clientFingerprint }) => {
+          const compat = protocol === 'TLSv1.3' ? undefined : compatOf(cipher)
+          const happening = { kind: 'tlsAgreed', protocol, cipher, compat, clientFingerprint } as const
+          say({ whose: { address: remote.address }, happening })
+        },
+        failed: (failure) => say({ whose: { address: failure.remote.address }, happening: this.#explain(failure) }),
+        openingIsWhole: (bytes) => readOpening(bytes).kind !== 'more',
+      },
+      systemTcp,
     )
+    const onEvent = (event: Parameters<typeof fromHttp>[0]): void => say(fromHttp(event))
+    const server = await serveHttp({ network, clock, listen, secure: true, handler: serve, onEvent })
+    this.#running = { network, server }
+    const endpoint = `${server.local.address}:${server.local.port}`
+    say({ whose: {}, happening: { kind: 'serviceReady', service: 'https', endpoint } })
   }
-  return () => timer.cancel()
+
+  #explain({ reason, opening, sentBytes }: TlsFailure): Happening {
+    const { clock, compat } = this.#options
+    const failed = { reason, opening: readOpening(opening), certificateShown: sentBytes > alertBytesMax }
+    const terms = { nowMs: clock.wallMs(), compat, certificates: this.#leaves }
+    return { kind: 'tlsFailed', ...explainHandshake(failed, terms) }
+  }
+
+  /** Everything else works without; only what asks for TLS waits, or is told. */
+  #tell(error: unknown): void {
+    if (!(error instanceof OperationError)) this.#options.log.error('HTTPS', { reason: messageOf(error) })
+    const isUp = this.#running !== undefined
+    const reason = isUp ? `${messageOf(error)}; the former certificate is shown until then` : messageOf(error)
+    const hint = error instanceof OperationError ? error.hint : 'Look at the log; it is tried again by itself.'
+    this.#options.say({ whose: {}, happening: { kind: 'serviceFailed', service: 'https', reason, hint } })
+  }
 }
 
-/** OpenSSL's reasons, as a person says them. */
-function inWords(reason: string): string {
-  const words: readonly (readonly [RegExp, string])[] = [
-    [/no shared cipher/i, 'no cipher suite in common: an old loader may need [https] compat'],
-    [/unknown ca/i, 'the loader does not trust our CA'],
-    [/bad certificate|certificate unknown/i, 'the loader refused our certificate: not signed by a CA it trusts'],
-    [/certificate expired/i, 'the loader found our certificate expired: look at its clock'],
-    [/unsupported protocol|version/i, 'the loader has only TLS versions that are no longer safe'],
-    [/http request/i, 'plain HTTP on the HTTPS port'],
-    [/ECONNRESET|socket hang up|disconnected/i, 'the loader hung up during the handshake'],
-  ]
-  return words.find(([pattern]) => pattern.test(reason))?.[1] ?? reason
-}
+/** A record with an alert is 7 bytes; a ServerHello with a certificate is never so short. */
+const alertBytesMax = 64

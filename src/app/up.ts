@@ -32,17 +32,19 @@ import { Journal } from '../journal/journal.ts'
 import type { RandomAccessFile } from '../ports/file.ts'
 import type { Log } from '../ports/log.ts'
 import { serveTftp } from '../tftp/server.ts'
-import { BootDesk } from './boot-desk.ts'
+import { BootDesk, type BootDeskParts } from './boot-desk.ts'
 import { Clones } from './clones.ts'
 import { formatRange, policyOfImage, type UpConfig } from './config.ts'
 import { DiskDesk } from './disk-desk.ts'
 import { EventStream } from './event-stream.ts'
+import { FirmwareHttps } from './firmware-https.ts'
 import { goldenImageName } from './golden.ts'
-import { startHttps } from './https.ts'
+import { HttpsService } from './https.ts'
 import { type ImageReference, Library, parseReference } from './library.ts'
 import { addedLoadersFolder, readLoaders } from './loaders.ts'
 import { Roster } from './roster.ts'
 import { ImageShelf } from './shelf.ts'
+import { trustFolder } from './site-authority.ts'
 import { fromDhcp, fromHttp, fromIscsi, fromTftp, type Said } from './translate.ts'
 import { watchFleet } from './watch-fleet.ts'
 
@@ -50,6 +52,8 @@ export interface RunningServer {
   /** The network it serves, for people. */
   readonly network: NetworkInterface
   readonly fleet: Fleet
+  /** Looks at once whether there are other certificates; it does so by itself, only later. */
+  reload(): Promise<void>
   /** Tells every session, flushes everything, lets go of everything. Once. */
   stop(): Promise<void>
 }
@@ -113,7 +117,27 @@ async function start(
   const fleet = createFleet(config, served.image, store)
   // A name that is wrong is told now, not when a machine boots.
   for (const assignment of assignmentsOf(fleet)) await shelf.open(shelf.meant(assignment).path)
-  const https = { served: false }
+  const firmwareHttps = new FirmwareHttps(clock, (mac, happening) => events.emit({ mac }, happening))
+  undo.push(() => firmwareHttps.close())
+  const https = new HttpsService({
+    listen: { address: network.address, port: config.ports.https },
+    certificates: {
+      address: network.address,
+      serverName: config.serverName,
+      own: config.ownCertificate,
+      dnsServers: config.dhcp.mode === 'server' ? config.dhcp.dns : [],
+      trustDirectory: state.file(trustFolder),
+    },
+    compat: config.compat,
+    serve: (request) => bootDesk.serve(request),
+    say: (said) => {
+      const mac = roster.macOf(said?.whose.address ?? '')
+      if (mac !== undefined) firmwareHttps.came(mac)
+      say(said)
+    },
+    clock,
+    log,
+  })
   const bootDesk = new BootDesk({
     fleet,
     roster,
@@ -122,7 +146,9 @@ async function start(
     clock,
     ports: config.ports,
     chap: config.chap,
-    httpsServed: () => https.served,
+    httpsHost: () => https.host,
+    firmwareTrustsUs: firmwareTrust(config, fleet),
+    firmwareHttps,
   })
   const diskDesk = new DiskDesk({
     fleet,
@@ -190,25 +216,13 @@ async function start(
   undo.push(() => tftp.close())
   ready('tftp', `${network.address}:${config.ports.tftp}`)
 
-  const secured = startHttps(config, network, state.file('trust'), {
-    serve: (request) => bootDesk.serve(request),
-    say,
-    log,
-  }).then((server) => {
-    https.served = true
-    ready('https', `${network.address}:${config.ports.https}`)
-    return server
-  })
-  // Everything else works without; only what asks for TLS waits, or is told.
-  secured.catch((error: unknown) => {
-    const { message, hint } = error instanceof OperationError ? error : { message: messageOf(error), hint: '' }
-    events.emit({}, { kind: 'serviceFailed', service: 'https', reason: message, hint })
-  })
-  undo.push(() => secured.then((server) => server.close()).catch(() => undefined))
+  // Not waited for: the keys of a first start take seconds to make, and everything else works without.
+  void https.start()
+  undo.push(() => https.close())
 
   const dhcpParts = { config, network, bootDesk, roster, events, log, file: (name: string) => state.file(name) }
   if (config.dhcp.mode !== 'off') undo.push(await startDhcp(dhcpParts))
-  return { network, fleet, stop }
+  return { network, fleet, reload: () => https.look(), stop }
 }
 
 /** A file wins over a name of the library: what is written as a path is meant as one. */
@@ -253,6 +267,15 @@ function createFleet(config: UpConfig, image: ImageReference, store: FleetStore)
   )
   for (const machine of config.machines) fleet.configure(machine, systemClock.wallMs())
   return fleet
+}
+
+/** Where nothing is said of a machine: who set strict wants no loader by plain HTTP either. */
+function firmwareTrust(config: UpConfig, fleet: Fleet): BootDeskParts['firmwareTrustsUs'] {
+  const own = new Map(config.machines.map(({ mac, uefiHttps }) => [mac, uefiHttps]))
+  return (machine) => {
+    const transport = machine === undefined ? fleet.terms.transport : fleet.transportOf(machine)
+    return own.get(machine?.mac ?? '') ?? config.uefiHttps ?? transport === 'strict'
+  }
 }
 
 type DhcpParts = {

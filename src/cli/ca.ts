@@ -10,8 +10,7 @@ export function authorityName(): string {
   return `Slipway CA of ${hostname()}`
 }
 
-/** Of `slipway up`, which reads the certificates when it starts and once a day. */
-const takenAtStart = 'A running Slipway goes on with the former one until it is restarted.'
+const takenUp = 'A running Slipway takes it up within half a minute.'
 
 export function addCaCommands(program: Command): void {
   const ca = program.command('ca').description("The site's certificate authority: whom loaders are to trust.")
@@ -49,7 +48,7 @@ export function addCaCommands(program: Command): void {
       const { importAuthorityFiles } = await import('../app/site-authority.ts')
       const files = { certificatePath, keyPath }
       const facts = await importAuthorityFiles(flags.state ?? defaultStateDirectory(), files)
-      process.stdout.write(`${describe(facts)}${takenAtStart}\n`)
+      process.stdout.write(`${describe(facts)}${takenUp}\n`)
     })
   ca.command('rotate')
     .description('Make a new authority. Every loader that trusts the former one must be made to trust this one.')
@@ -57,7 +56,7 @@ export function addCaCommands(program: Command): void {
     .action(async (flags: Flags) => {
       const { rotateAuthority } = await import('../app/site-authority.ts')
       const facts = await rotateAuthority(flags.state ?? defaultStateDirectory(), authorityName())
-      process.stdout.write(`${describe(facts)}${takenAtStart}\n`)
+      process.stdout.write(`${describe(facts)}${takenUp}\n`)
       process.stdout.write('Loaders that trust the former one: slipway loaders list says which. Add them again.\n')
     })
 }

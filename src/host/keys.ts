@@ -38,10 +38,10 @@ export const systemKeys: Keys = {
     }
     return wrap(key)
   },
-  verify: (publicKey, bytes, signature) => {
+  verify: (publicKey, { bytes, signature, hash }) => {
     try {
       const key = createPublicKey({ key: Buffer.from(publicKey), format: 'der', type: 'spki' })
-      return verifyBytes('sha256', bytes, key, signature)
+      return verifyBytes(hash, bytes, key, signature)
     } catch {
       return false // a key of a kind that cannot verify anything
     }

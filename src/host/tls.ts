@@ -2,10 +2,18 @@
  * TcpNetwork whose connections are TLS. Rooms see plain bytes; who the peer proved to be and what was agreed is told once,
  * when the handshake is through.
  */
-import { createSecureContext, createServer, type SecureContextOptions, type TLSSocket } from 'node:tls'
+import { createServer as createPlainServer, type Socket } from 'node:net'
+import {
+  createSecureContext,
+  createServer,
+  type SecureContextOptions,
+  type TLSSocket,
+  type Server as TlsServer,
+} from 'node:tls'
 import type { Secret } from '../base/secret.ts'
 import type { TcpListener, TcpNetwork } from '../ports/tcp.ts'
 import type { Endpoint } from '../ports/udp.ts'
+import { codeOf } from './file.ts'
 import { adopt, listenOn } from './tcp.ts'
 
 /** One certificate with its key; several may stand side by side (RSA and P-256), the client's ciphers choose. */
@@ -33,24 +41,25 @@ export type TlsSession = {
   readonly clientFingerprint: string | undefined
 }
 
+/** A handshake that came to nothing. */
+export type TlsFailure = {
+  readonly remote: Endpoint
+  /** OpenSSL's, or Node's: 'no shared cipher', 'tlsv1 alert unknown ca', 'timeout'. */
+  readonly reason: string
+  /** What the client sent first, as far as it was looked at. */
+  readonly opening: Uint8Array
+  readonly sentBytes: number
+}
+
 export type TlsEvents = {
   readonly secured: (session: TlsSession) => void
-  /** `reason` is OpenSSL's: 'no shared cipher', 'tlsv1 alert unknown ca'. */
-  readonly failed: (remote: Endpoint, reason: string) => void
+  readonly failed: (failure: TlsFailure) => void
+  /** Whether what a client has sent so far is enough to tell what it offers. The handshake begins when it is. */
+  readonly openingIsWhole: (bytes: Uint8Array) => boolean
 }
 
 /** A client that does not finish its handshake in this time is dropped. */
 const handshakeMsMax = 15_000
-
-/** Forward secrecy and authenticated encryption only. */
-export const modernCiphers: string = [
-  'ECDHE-ECDSA-AES128-GCM-SHA256',
-  'ECDHE-RSA-AES128-GCM-SHA256',
-  'ECDHE-ECDSA-AES256-GCM-SHA384',
-  'ECDHE-RSA-AES256-GCM-SHA384',
-  'ECDHE-ECDSA-CHACHA20-POLY1305',
-  'ECDHE-RSA-CHACHA20-POLY1305',
-].join(':')
 
 /** Listens with TLS. `renew` takes new identities for the handshakes that begin from then on. */
 export interface TlsNetwork extends TcpNetwork {
@@ -58,7 +67,7 @@ export interface TlsNetwork extends TcpNetwork {
 }
 
 export function createTlsNetwork(terms: TlsTerms, events: TlsEvents, plain: TcpNetwork): TlsNetwork {
-  const servers = new Set<ReturnType<typeof createServer>>()
+  const servers = new Set<TlsServer>()
   let current = terms
   return {
     listen: async (binding, accept): Promise<TcpListener> => {
@@ -69,12 +78,24 @@ export function createTlsNetwork(terms: TlsTerms, events: TlsEvents, plain: TcpN
           adopt(socket, accept)
         },
       )
+      const openings = new WeakMap<object, Opening>()
       server.on('tlsClientError', (error, socket) => {
-        const remote = { address: socket.remoteAddress ?? '', port: socket.remotePort ?? 0 }
-        events.failed(remote, error.message)
+        const opening = openings.get(socket) ?? openings.get(parentOf(socket) ?? socket)
+        events.failed({
+          remote: opening?.remote ?? endpointOf(socket),
+          reason: `${codeOf(error)} ${error.message}`,
+          opening: opening?.bytes ?? new Uint8Array(0),
+          sentBytes: opening?.sentBytes() ?? 0,
+        })
         socket.destroy()
       })
-      const listener = await listenOn(server, binding)
+      const door = createPlainServer({ noDelay: true }, (socket) => {
+        waitForOpening(socket, events, (opening) => {
+          openings.set(socket, opening)
+          server.emit('connection', socket)
+        })
+      })
+      const listener = await listenOn(door, binding)
       servers.add(server)
       return {
         local: listener.local,
@@ -91,6 +112,52 @@ export function createTlsNetwork(terms: TlsTerms, events: TlsEvents, plain: TcpN
       for (const server of servers) server.setSecureContext(optionsOf(next))
     },
   }
+}
+
+type Opening = { readonly remote: Endpoint; readonly bytes: Uint8Array; sentBytes(): number }
+
+/** Looks at what comes first and puts it back, so that the handshake sees it too. */
+function waitForOpening(socket: Socket, events: TlsEvents, begin: (opening: Opening) => void): void {
+  const remote = endpointOf(socket)
+  let bytes = new Uint8Array(0)
+  const fail = (reason: string): void => {
+    // A port that is only tried (a monitor, `doctor`) sends nothing: that is no handshake.
+    if (bytes.byteLength > 0) events.failed({ remote, reason, opening: bytes, sentBytes: 0 })
+    socket.destroy()
+  }
+  const onTimeout = (): void => fail('timeout')
+  const onEnd = (): void => fail('disconnected')
+  const onError = (error: Error): void => fail(codeOf(error))
+  const onData = (chunk: Uint8Array): void => {
+    const joined = new Uint8Array(bytes.byteLength + chunk.byteLength)
+    joined.set(bytes)
+    joined.set(chunk, bytes.byteLength)
+    bytes = joined
+    if (!events.openingIsWhole(bytes)) return
+    socket.setTimeout(0)
+    socket.off('timeout', onTimeout).off('end', onEnd).off('error', onError).off('data', onData)
+    socket.pause()
+    socket.unshift(bytes)
+    const handle: unknown = Reflect.get(socket, '_handle')
+    begin({ remote, bytes, sentBytes: () => sentBytesOf(handle) })
+  }
+  socket.setTimeout(handshakeMsMax)
+  socket.on('timeout', onTimeout).on('end', onEnd).on('error', onError).on('data', onData)
+}
+
+/** Of the plain socket under a TLS one: Node counts them in its handle. */
+function sentBytesOf(handle: unknown): number {
+  const count: unknown = handle instanceof Object ? Reflect.get(handle, 'bytesWritten') : undefined
+  return typeof count === 'number' ? count : 0
+}
+
+function parentOf(socket: TLSSocket): object | undefined {
+  const parent: unknown = Reflect.get(socket, '_parent')
+  return parent instanceof Object ? parent : undefined
+}
+
+function endpointOf(socket: Socket): Endpoint {
+  return { address: (socket.remoteAddress ?? '').replace(/^::ffff:/, ''), port: socket.remotePort ?? 0 }
 }
 
 function optionsOf(terms: TlsTerms): SecureContextOptions & { requestCert: boolean; rejectUnauthorized: boolean } {
@@ -112,7 +179,7 @@ function describe(socket: TLSSocket): TlsSession {
   const proved = socket.authorized ? socket.getPeerCertificate() : undefined
   const name: unknown = socket.servername
   return {
-    remote: { address: (socket.remoteAddress ?? '').replace(/^::ffff:/, ''), port: socket.remotePort ?? 0 },
+    remote: endpointOf(socket),
     protocol: socket.getProtocol() ?? 'unknown',
     cipher: socket.getCipher().name,
     serverName: typeof name === 'string' && name !== '' ? name : undefined,

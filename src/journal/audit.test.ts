@@ -136,7 +136,15 @@ test('refused logins and failed handshakes are told, and cost nothing by themsel
     detail: '',
   }
   const { grade, reasons } = auditOf(
-    [own, proven, byHttps, failed, failed, { kind: 'tlsFailed', reason: 'no suite' }, sha256],
+    [
+      own,
+      proven,
+      byHttps,
+      failed,
+      failed,
+      { kind: 'tlsFailed', reason: 'no suite', hint: 'Use another.', offered: undefined },
+      sha256,
+    ],
     true,
   )
   expect(grade).toBe('A')

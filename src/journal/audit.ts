@@ -261,7 +261,7 @@ function auditIncidents(events: readonly BootEvent[]): Found {
   const firstFailed = failed[0]
   if (firstFailed !== undefined) {
     const why = `${times(failed.length)} TLS could not be agreed on: ${foreign(firstFailed.reason)}`
-    reasons.push({ caps: undefined, why, remedy: '' })
+    reasons.push({ caps: undefined, why, remedy: firstFailed.hint })
   }
   return { steps: [], reasons }
 }

@@ -79,8 +79,13 @@ export type Happening =
       /** SHA-256, hex, of the certificate with which the machine proved itself. */
       readonly clientFingerprint: string | undefined
     }
-  /** `reason` in words: no common suite, unknown CA, expired, clock wrong. */
-  | { readonly kind: 'tlsFailed'; readonly reason: string }
+  /** `reason` in words: no common suite, unknown CA, expired, clock wrong. `offered`: versions, suites and name. */
+  | {
+      readonly kind: 'tlsFailed'
+      readonly reason: string
+      readonly hint: string
+      readonly offered: string | undefined
+    }
 
   // The machine's script
   | {

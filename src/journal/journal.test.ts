@@ -131,7 +131,7 @@ test('every kind of event can be said', () => {
     { kind: 'httpServed', path: '/a', status: 200, sentBytes: 1, durationMs: 12_345, encrypted: true },
     { kind: 'httpAborted', path: '/a', sentBytes: 1, bodyBytes: 2 },
     { kind: 'httpNotFound', path: '/a' },
-    { kind: 'tlsFailed', reason: 'unknown CA' },
+    { kind: 'tlsFailed', reason: 'unknown CA', hint: 'Trust us.', offered: 'TLS 1.2 with AES128-SHA' },
     served('held'),
     served('refused'),
     { kind: 'scriptServed', script: 'local', bootId: undefined, image: undefined, encrypted: true },

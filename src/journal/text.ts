@@ -57,7 +57,7 @@ export function sentence(event: Happening): string {
     case 'tlsAgreed':
       return tlsSentence(event)
     case 'tlsFailed':
-      return `could not agree on TLS: ${event.reason}`
+      return tlsFailure(event)
     case 'scriptServed':
       return scriptSentence(event)
     case 'machineReported':
@@ -136,6 +136,11 @@ function tlsSentence(event: Extract<Happening, { kind: 'tlsAgreed' }>): string {
   const old = event.compat === undefined ? '' : `, which [https] compat allows for ${event.compat}`
   const proof = event.clientFingerprint === undefined ? '' : ', and proved itself by certificate'
   return `speaks ${event.protocol.replace('TLSv', 'TLS ')} with ${event.cipher}${old}${proof}`
+}
+
+function tlsFailure({ reason, hint, offered }: Extract<Happening, { kind: 'tlsFailed' }>): string {
+  const what = offered === undefined ? '' : ` (it offered ${foreign(offered)})`
+  return `could not agree on TLS: ${foreign(reason)}${what}. ${hint}`
 }
 
 function loginOf(event: Extract<Happening, { kind: 'iscsiLogin' }>): string {

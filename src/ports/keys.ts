@@ -8,8 +8,16 @@ export interface Keys {
   generate(kind: KeyKind): Promise<PrivateKey>
   /** A PEM private key, unencrypted: PKCS #8, or OpenSSL's older forms. @throws {OperationError} keyUnreadable */
   read(pem: Secret): PrivateKey
-  /** Whether `signature` over `bytes` is by the owner of `publicKey` (SubjectPublicKeyInfo, DER), with SHA-256. */
-  verify(publicKey: Uint8Array, bytes: Uint8Array, signature: Uint8Array): boolean
+  /** Whether `signature` over `bytes` is by the owner of `publicKey` (SubjectPublicKeyInfo, DER). */
+  verify(publicKey: Uint8Array, signed: SignedBytes): boolean
+}
+
+export type SignatureHash = 'sha256' | 'sha384' | 'sha512'
+
+export type SignedBytes = {
+  readonly bytes: Uint8Array
+  readonly signature: Uint8Array
+  readonly hash: SignatureHash
 }
 
 export interface PrivateKey {

@@ -172,7 +172,7 @@ export function importAuthority(
   if (certificate === undefined) throw unreadable('empty')
   if (!certificate.isAuthority) {
     const hint =
-      'Give the certificate of an authority (basicConstraints CA:TRUE). A server certificate of yours goes under [tls].'
+      'Give the certificate of an authority (basicConstraints CA:TRUE). A server certificate of yours goes into [https] certificate.'
     throw new OperationError('notAnAuthority', `${certificate.subject} is not a certificate authority`, hint)
   }
   const key = keys.read(given.keyPem)
@@ -196,13 +196,14 @@ export function checkServerCertificate(
   checkPair(leaf, key)
   for (const [index, certificate] of chain.entries()) {
     checkDates(certificate, given.nowMs)
-    const issuer = chain[index + 1]
-    if (issuer !== undefined && !isSignedBy(certificate, issuer, keys)) {
+    // Each has signed one before it: not always the last, a root may be there twice, signed by itself and by another.
+    const before = chain.slice(0, index)
+    if (index > 0 && !before.some((each) => isSignedBy(each, certificate, keys))) {
       const hint = 'Put the certificates in order: the server first, then the one that signed it, and so on.'
-      throw new OperationError('chainBroken', `${issuer.subject} did not sign ${certificate.subject}`, hint)
+      throw new OperationError('chainBroken', `${certificate.subject} has signed none of those before it`, hint)
     }
   }
-  const missing = [...given.names.dns, ...given.names.ip].find((name) => !covers(leaf, name))
+  const missing = [...given.names.dns, ...given.names.ip].find((name) => !coversName(leaf, name))
   if (missing !== undefined) {
     const named = [...leaf.names.dns, ...leaf.names.ip].join(', ')
     const hint = `It is for ${named === '' ? 'no name' : named}. Set server-name to one of these, or have it made for ${missing}.`
@@ -211,9 +212,12 @@ export function checkServerCertificate(
   return { chain, key }
 }
 
-function covers(certificate: Certificate, name: string): boolean {
+/** Whether a client that asked for this name or address takes the certificate for it. */
+export function coversName({ names }: Certificate, name: string): boolean {
   const wanted = name.toLowerCase()
-  return certificate.names.ip.includes(name) || certificate.names.dns.some((each) => each.toLowerCase() === wanted)
+  // RFC 9525 §6.3: a wildcard is the whole leftmost label, and one label only.
+  const wildcard = wanted.replace(/^[^.]+/, '*')
+  return names.ip.includes(name) || names.dns.some((each) => [wanted, wildcard].includes(each.toLowerCase()))
 }
 
 function checkPair(certificate: Certificate, key: PrivateKey): void {

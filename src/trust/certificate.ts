@@ -9,7 +9,7 @@ import { assert } from '../base/assert.ts'
 import { type DerValue, derChildren, derObjectId, derPath, derTag, derValue, formatName } from '../disk/der.ts'
 import { isDiskError } from '../disk/source.ts'
 import type { Hash } from '../ports/hash.ts'
-import type { Keys, PrivateKey } from '../ports/keys.ts'
+import type { Keys, PrivateKey, SignatureHash } from '../ports/keys.ts'
 import {
   bits,
   boolean,
@@ -42,6 +42,16 @@ const oid = {
   serverAuth: '1.3.6.1.5.5.7.3.1',
   clientAuth: '1.3.6.1.5.5.7.3.2',
 } as const
+
+/** RSASSA-PKCS1-v1_5 (RFC 4055 §5) and ECDSA (RFC 5758 §3.2): what public authorities sign with. */
+const signatureHashes: ReadonlyMap<string, SignatureHash> = new Map([
+  [oid.sha256WithRsa, 'sha256'],
+  ['1.2.840.113549.1.1.12', 'sha384'],
+  ['1.2.840.113549.1.1.13', 'sha512'],
+  [oid.ecdsaWithSha256, 'sha256'],
+  ['1.2.840.10045.4.3.3', 'sha384'],
+  ['1.2.840.10045.4.3.4', 'sha512'],
+])
 
 /** keyUsage bits, most significant first (RFC 5280 §4.2.1.3), and how many of the last byte are unused. */
 const keyUsage = {
@@ -91,6 +101,8 @@ export interface Certificate {
   readonly issuerDer: Uint8Array
   readonly signedBytes: Uint8Array
   readonly signature: Uint8Array
+  /** Undefined: signed in a way that is not known here. */
+  readonly signatureHash: SignatureHash | undefined
 }
 
 /** Makes one, signed. */
@@ -187,8 +199,8 @@ export function readCertificate(bytes: Uint8Array): Certificate {
 function decode(bytes: Uint8Array): Certificate {
   const whole = derValue(bytes)
   if (whole.tag !== derTag.sequence) throw unreadable('not a sequence')
-  const [tbs, , signature] = derChildren(whole)
-  if (tbs === undefined || signature === undefined) throw unreadable('cut short')
+  const [tbs, signatureAlgorithm, signature] = derChildren(whole)
+  if (tbs === undefined || signatureAlgorithm === undefined || signature === undefined) throw unreadable('cut short')
   const fields = derChildren(tbs)
   const [serial, , issuer, validity, subject, publicKey, ...rest] = fields.slice(
     fields[0]?.tag === derTag.context0 ? 1 : 0,
@@ -214,6 +226,7 @@ function decode(bytes: Uint8Array): Certificate {
     issuerDer: issuer.whole,
     signedBytes: tbs.whole,
     signature: signature.content.subarray(1),
+    signatureHash: signatureHashes.get(derObjectId(derPath(signatureAlgorithm, 0))),
   }
 }
 
@@ -243,8 +256,9 @@ function isAuthority(value: DerValue | undefined): boolean {
 
 /** Signed by the owner of `issuer`'s key, and names it. Dates are not looked at. */
 export function isSignedBy(certificate: Certificate, issuer: Certificate, keys: Keys): boolean {
-  const named = equalBytes(certificate.issuerDer, issuer.subjectDer)
-  return named && keys.verify(issuer.publicKey, certificate.signedBytes, certificate.signature)
+  if (!equalBytes(certificate.issuerDer, issuer.subjectDer)) return false
+  const { signedBytes: bytes, signature, signatureHash: hash } = certificate
+  return hash !== undefined && keys.verify(issuer.publicKey, { bytes, signature, hash })
 }
 
 export function equalBytes(a: Uint8Array, b: Uint8Array): boolean {

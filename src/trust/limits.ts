@@ -5,3 +5,7 @@ export const chainCertificateCountMax: number = 8
 export const certificateNameCountMax: number = 100
 /** RFC 5280 §4.1.2.2: at most 20 bytes, positive. */
 export const serialBytes: number = 16
+/** A first message of TLS with post-quantum keys is under 2 KiB; a PSK from a browser another 1 KiB. */
+export const clientHelloBytesMax: number = 16 * 1024
+/** RFC 1035 §2.3.4. */
+export const serverNameBytesMax: number = 255

@@ -19,7 +19,9 @@ export type Rig = {
   powerOn(options: Omit<MachineOptions, 'network'>): Promise<Machine>
 }
 
-export type RigOptions = Pick<SlipwayOptions, 'dhcp' | 'admit' | 'chap'> & { readonly variant?: GoldenVariant }
+export type RigOptions = Pick<SlipwayOptions, 'dhcp' | 'admit' | 'chap' | 'config'> & {
+  readonly variant?: GoldenVariant
+}
 
 /**
  * Slipway serving the golden image. With `dhcp: 'proxy'` a dnsmasq hands out the addresses and says nothing of booting.

@@ -55,6 +55,14 @@ function fingerprintOf(pem: string): string {
   return createHash('sha256').update(Buffer.from(base64, 'base64')).digest('hex')
 }
 
+/** UEFI 2.10 appendix A: the first three fields lie little-endian. */
+function guidOf(bytes: Buffer): string {
+  const [a, b, c] = [bytes.readUInt32LE(0), bytes.readUInt16LE(4), bytes.readUInt16LE(6)]
+  const digits = (value: number, count: number): string => value.toString(16).padStart(count, '0')
+  const rest = bytes.toString('hex', 8)
+  return [digits(a, 8), digits(b, 4), digits(c, 4), rest.slice(0, 4), rest.slice(4)].join('-')
+}
+
 const ipxeWithHttps = join(folder, 'snp.efi')
 writeFileSync(
   ipxeWithHttps,
@@ -104,6 +112,11 @@ test('an authority is made, shown, exported in three forms that openssl reads, a
   expect(openssl('x509', '-in', pem, '-noout', '-ext', 'basicConstraints')).toContain('CA:TRUE')
   expect(openssl('x509', '-inform', 'der', '-in', der, '-noout', '-subject')).toContain('Slipway CA of')
   expect(readFileSync(list).subarray(44).equals(readFileSync(der))).toBe(true)
+  // efitools, told the same owner, makes the same file.
+  const theirs = join(folder, 'theirs.esl')
+  const made = spawnSync('cert-to-efi-sig-list', ['-g', guidOf(readFileSync(list).subarray(28, 44)), pem, theirs])
+  expect(made.status, String(made.stderr)).toBe(0)
+  expect(readFileSync(list).equals(readFileSync(theirs))).toBe(true)
   const facts = JSON.parse(home('ca', 'show', '--json').said)
   expect(facts.fingerprint).toBe(`sha256:${fingerprintOf(readFileSync(pem, 'utf8'))}`)
 

@@ -136,3 +136,18 @@ test.each([
   expect(await audit()).toContain(`TLS 1.2, ${cipher}`)
   expect(await audit()).toMatch(/: grade C\./)
 })
+
+test('SIGHUP takes a new authority up at once, and stops nothing', async () => {
+  const here = await site()
+  const { network, server, folder } = here
+  await server.waitFor('serviceReady', withinMs, ({ service }) => service === 'https')
+  await server.run(network, ['ca', 'rotate'])
+  const ours = join(folder, 'ours.crt')
+  await server.run(network, ['ca', 'export', ours])
+  const url = `https://${lab.serverAddress}${scriptPath}`
+  await expect(fetchScript(here, url, ['--cacert', ours])).rejects.toThrow(/certificate/)
+  process.kill(server.processId, 'SIGHUP')
+  const fetched = (): Promise<unknown> => fetchScript(here, url, ['--cacert', ours]).catch(() => undefined)
+  await expect.poll(fetched, { timeout: withinMs }).toBeDefined()
+  await logIn(here, await fetchScript(here, url, ['--cacert', ours]))
+})

@@ -45,6 +45,8 @@ export type BootDeskParts = {
   /** Whether our CA is enrolled in this machine's UEFI: what the configuration says, no handshake yet. */
   firmwareTrustsUs(machine: Machine | undefined): boolean
   readonly firmwareHttps: FirmwareHttps
+  /** It has what it needs to log in to its disk. */
+  willBoot(mac: Mac): void
 }
 
 export class BootDesk implements BootAdvisor, TftpCatalogue {
@@ -198,6 +200,7 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
     const { bootId } = credentials
     events.emit({ mac, address }, { kind: 'credentialsMinted', bootId })
     events.emit({ mac, address }, { kind: 'scriptServed', script: 'boot', bootId, image, encrypted: web.secure })
+    this.#parts.willBoot(mac)
     return scriptAnswer(
       bootScript({
         mac,

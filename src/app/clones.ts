@@ -15,6 +15,7 @@ import { dirname, join, resolve } from '../host/path.ts'
 import { openReservationFile } from '../host/reservation-file.ts'
 import type { RandomAccessFile } from '../ports/file.ts'
 import type { ReservationStore } from '../scsi/reservations/store.ts'
+import type { BootTraces, TraceRecording } from './boot-traces.ts'
 import { listCloneFiles, nameOfClone, removeClone, reservationsPathOf } from './clone-files.ts'
 import type { GoldenImage } from './golden.ts'
 import { backingPath, cloneOfAnother, type ImageShelf, type MeantImage } from './shelf.ts'
@@ -26,18 +27,23 @@ export type Clone = {
   readonly goldenPath: string
   /** What initiators reserved, kept for as long as the clone is. */
   readonly reservations: ReservationStore
+  /** What it reads of its golden image is being taken down. */
+  readonly recording: TraceRecording | undefined
 }
 
 export class Clones {
   /** Absolute. Made when the first clone is. */
   readonly directory: string
   readonly #shelf: ImageShelf
+  readonly #traces: BootTraces | undefined
   /** By the name of the file. */
   readonly #open = new Map<string, Promise<Clone & { readonly lock: FileLock }>>()
 
-  constructor(directory: string, shelf: ImageShelf) {
+  /** `traces` takes down what fresh clones read. */
+  constructor(directory: string, shelf: ImageShelf, traces?: BootTraces) {
     this.directory = resolve(directory)
     this.#shelf = shelf
+    this.#traces = traces
   }
 
   /**
@@ -65,6 +71,7 @@ export class Clones {
   async close(file: string): Promise<void> {
     const clone = await this.#open.get(file)?.catch(() => undefined)
     this.#open.delete(file)
+    clone?.recording?.end()
     await clone?.device.close()
     clone?.lock.release()
   }
@@ -99,8 +106,10 @@ export class Clones {
     readOnly: boolean,
   ): Promise<Clone & { readonly lock: FileLock }> {
     await makeDirectory(this.directory)
+    let isFresh = false
     if (image !== undefined) {
-      if ((await kindOf(path)) === undefined) await removeClone(path)
+      isFresh = (await kindOf(path)) === undefined
+      if (isFresh) await removeClone(path)
       const golden = await this.#shelf.open(image.path)
       await (await openOrMake(path, { ...golden, path: image.backingName })).close()
     }
@@ -110,6 +119,7 @@ export class Clones {
       throw new OperationError('cloneBusy', `${path} is in use by another slipway command`, hint)
     }
     const file = await openFile(path, readOnly ? 'readOnly' : 'readWrite')
+    let recording: TraceRecording | undefined
     try {
       const reservations = await openReservationFile(reservationsPathOf(path))
       let goldenPath = ''
@@ -117,14 +127,18 @@ export class Clones {
         resolve: async ({ name }, from) => {
           goldenPath = backingPath(dirname(from), name)
           if (this.#shelf.nameOf(goldenPath) !== undefined) {
-            return { kind: 'device', device: (await this.#shelf.open(goldenPath)).device.reader() }
+            const { device } = await this.#shelf.open(goldenPath)
+            // One that was written to does not read all that a boot reads.
+            if (isFresh) recording = await this.#traces?.record(goldenPath, device.sizeBytes)
+            return { kind: 'device', device: device.reader(recording?.observe) }
           }
           throw cloneOfAnother(from, name, image?.label ?? 'anything that is served')
         },
       }
       const device = await openQcow2(file, { compression: nodeCompression, backing, readOnly })
-      return { device, path, goldenPath, reservations, lock }
+      return { device, path, goldenPath, reservations, recording, lock }
     } catch (error) {
+      recording?.end()
       await file.close()
       lock.release()
       throw error

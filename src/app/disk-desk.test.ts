@@ -1,7 +1,8 @@
 import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, expect, test } from 'vitest'
+import { afterAll, describe, expect, test, vi } from 'vitest'
+import { encodeBootTrace } from '../block/boot-trace.ts'
 import { createBlockCache } from '../block/cache.ts'
 import { Fleet } from '../fleet/fleet.ts'
 import type { ClonePolicy } from '../fleet/machine.ts'
@@ -15,11 +16,12 @@ import type { SessionIdentity } from '../iscsi/policy.ts'
 import type { BootEvent } from '../journal/events.ts'
 import { Journal } from '../journal/journal.ts'
 import type { DeviceServer, Nexus, Task } from '../scsi/task.ts'
+import { BootTraces, describeTrace } from './boot-traces.ts'
 import { resetClone } from './clone-commands.ts'
 import { Clones } from './clones.ts'
 import { DiskDesk } from './disk-desk.ts'
 import { EventStream } from './event-stream.ts'
-import { Library } from './library.ts'
+import { findVersion, Library } from './library.ts'
 import { ImageShelf } from './shelf.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'slipway-desk-'))
@@ -52,17 +54,27 @@ function serverOver(library: Library, store: MemoryFleetStore, clonePolicy: Clon
   const assignment = { image: 'lab', version: undefined, clonePolicy }
   const terms = { policy: 'all', namingAuthority: namingAuthorityDefault, assignment, transport: 'auto' } as const
   const fleet = new Fleet(terms, store, (bytes) => systemRandom.bytes(bytes))
-  const shelf = new ImageShelf({ library, filePath: undefined, cache: createBlockCache(1 << 20) })
+  const cache = createBlockCache(1 << 20)
+  const shelf = new ImageShelf({ library, filePath: undefined, cache })
   const happened: BootEvent[] = []
   const journalStore = openJournalStore(join(library.directory, '../journal.db'))
   const journal = new Journal(journalStore, () => systemClock.wallMs())
   journal.subscribe((event) => happened.push(event))
   const events = new EventStream(journal, systemClock, createLog('warn'), () => undefined)
   let names = 0
+  const traces = new BootTraces({
+    shelf,
+    cache,
+    directory: join(library.directory, '../traces'),
+    clock: systemClock,
+    log: createLog('error'),
+    emit: (happening) => events.emit({}, happening),
+  })
   const desk = new DiskDesk({
     fleet,
-    clones: new Clones(join(library.directory, '../clones'), shelf),
+    clones: new Clones(join(library.directory, '../clones'), shelf, traces),
     shelf,
+    traces,
     bootDisks: library.store,
     policyOf: (image) => library.store.policyOf(image) ?? 'persistent',
     nextName: () => `boot${sessions}n${names++}`,
@@ -72,6 +84,7 @@ function serverOver(library: Library, store: MemoryFleetStore, clonePolicy: Clon
   })
   const close = async (): Promise<void> => {
     await desk.close()
+    await traces.close()
     await shelf.close()
     events.flush()
     journalStore.close()
@@ -88,9 +101,9 @@ type Session = {
 let sessions = 0
 
 /** A login with the credentials of a boot: the newest one's, or those of `user`. */
-async function login({ desk, fleet }: Server, user: string): Promise<Session> {
+async function login({ desk, fleet }: Server, user: string, whoseIsid = ''): Promise<Session> {
   const sessionId = ++sessions
-  const isid = sessionId.toString(16).padStart(12, '0')
+  const isid = `${whoseIsid}${sessionId.toString(16).padStart(12 - whoseIsid.length, '0')}`
   const remote = { address: '192.0.2.1', port: 1 }
   const attempt = { initiatorName, targetName, isid, remote, local: remote } as never
   const verdict = await desk.resolve(attempt)
@@ -329,4 +342,77 @@ test("the reservations of one boot's clone go with it", async () => {
   await server.close()
   expect(clonesIn(library).filter((name) => name.endsWith('.json'))).toEqual([])
   library.close()
+})
+
+describe('the trace of a boot', () => {
+  /** Whose ISID it is (RFC 7143 §11.12.5): iPXE's by its enterprise number, open-iscsi's by its OUI. */
+  const [ipxe, openIscsi] = ['40002723', '00023d']
+  const readBlocks = async (session: Session, blocks: readonly number[]): Promise<void> => {
+    for (const block of blocks) await command(session, 0x28, block)
+  }
+  const kindsOf = ({ happened }: Server): string[] =>
+    happened.map(({ kind }) => kind).filter((kind) => kind.startsWith('bootTrace'))
+  const traceFile = (library: Library): string => join(library.directory, 'lab@1.boot')
+
+  test('is kept when the system has come up, told of, fetched for the next machine, and goes with the version', async () => {
+    const library = await libraryAt('traced')
+    const store = new MemoryFleetStore()
+    const one = serverOver(library, store, 'ephemeral')
+    const user = begin(one)
+    const firmware = await login(one, user, ipxe)
+    await readBlocks(firmware, [0, 1, 800, 801, 1600])
+    const system = await login(one, user, openIscsi)
+    await readBlocks(system, [80, 800, 2047])
+    await one.close()
+    expect(one.happened.find(({ kind }) => kind === 'bootTraceRecorded')).toMatchObject({
+      image: 'lab@1',
+      readCount: 5,
+      readBytes: 5 * 4096,
+    })
+    expect(await describeTrace(traceFile(library))).toEqual({ readCount: 5, readBytes: 5 * 4096 })
+
+    const two = serverOver(library, store, 'ephemeral')
+    begin(two)
+    two.desk.expect(mac)
+    await vi.waitFor(() => expect(kindsOf(two)).toEqual(['bootTraceFetched']))
+    two.desk.expect(mac)
+    await readBlocks(await login(two, begin(two), ipxe), [0, 400])
+    await two.close()
+    expect(kindsOf(two), 'nothing more to fetch, and not taken down again').toEqual(['bootTraceFetched'])
+
+    library.close()
+    const swept = await Library.open(join(folder, 'traced'))
+    expect(existsSync(traceFile(swept)), 'it is nothing that a kill left behind').toBe(true)
+    await swept.remove([findVersion(swept.store, { name: 'lab', version: 1 })])
+    expect(existsSync(traceFile(swept))).toBe(false)
+    swept.close()
+  })
+
+  test('is not kept of a machine that came no further than its loader, even if that wrote', async () => {
+    const library = await libraryAt('halfway')
+    const server = serverOver(library, new MemoryFleetStore(), 'ephemeral')
+    const session = await login(server, begin(server), ipxe)
+    await readBlocks(session, [0, 1, 800])
+    await write(session, 5)
+    await server.close()
+    expect(kindsOf(server)).toEqual([])
+    expect(existsSync(traceFile(library))).toBe(false)
+    library.close()
+  })
+
+  test('that is damaged, or of another disk, stops no boot and is made anew', async () => {
+    const library = await libraryAt('damaged')
+    const store = new MemoryFleetStore()
+    const ofAnother = encodeBootTrace({ diskBytes: 4096, ranges: [{ offset: 0, bytes: 4096 }] })
+    for (const content of [Buffer.from('SLIPBOOT and then nothing of use'), ofAnother, Buffer.alloc(2_000_000)]) {
+      writeFileSync(traceFile(library), content)
+      const server = serverOver(library, store, 'ephemeral')
+      const session = await login(server, begin(server), openIscsi)
+      await readBlocks(session, [0])
+      await server.close()
+      expect(kindsOf(server)).toEqual(['bootTraceRecorded'])
+      expect(await describeTrace(traceFile(library))).toEqual({ readCount: 1, readBytes: 4096 })
+    }
+    library.close()
+  })
 })

@@ -19,9 +19,11 @@ import type {
   TargetListing,
   Verdict,
 } from '../iscsi/policy.ts'
+import { stageOfIsid } from '../journal/events.ts'
 import type { Clock, Timer } from '../ports/clock.ts'
 import { createDeviceServer } from '../scsi/device-server.ts'
 import type { DeviceServer, Nexus } from '../scsi/task.ts'
+import type { BootTraces } from './boot-traces.ts'
 import { nameOfClone } from './clone-files.ts'
 import type { Clone, Clones } from './clones.ts'
 import type { ChapMode } from './config.ts'
@@ -35,6 +37,7 @@ export type DiskDeskParts = {
   readonly clones: Clones
   readonly shelf: ImageShelf
   readonly bootDisks: BootDiskStore
+  readonly traces: BootTraces
   /** For machines of which nothing is said themselves. */
   policyOf(image: string): ClonePolicy
   /** Names a clone of one boot: letters and digits that were never used before. */
@@ -109,6 +112,17 @@ export class DiskDesk implements TargetDirectory {
     } catch (error) {
       this.#report(mac, 'open the disk', error)
       return { kind: 'refuse', reason: 'unavailable' }
+    }
+  }
+
+  /** The machine was told how to find its disk and will ask for it in a moment. */
+  expect(mac: Mac): void {
+    const { fleet, shelf, traces } = this.#parts
+    try {
+      traces.expect(shelf.meant(fleet.assignmentFor(mac)).path)
+    } catch (error) {
+      // An image that is not there is told when the disk is asked for.
+      if (!(error instanceof OperationError)) throw error
     }
   }
 
@@ -236,6 +250,7 @@ export class DiskDesk implements TargetDirectory {
     const assignment = fleet.assignmentFor(mac)
     const policy = assignment.clonePolicy ?? policyOf(assignment.image)
     const image = shelf.meant(assignment)
+    this.#parts.traces.expect(image.path)
     if (policy === 'persistent') {
       const file = nameOfClone(mac)
       if (!machine.open.has(file)) {
@@ -276,7 +291,11 @@ export class DiskDesk implements TargetDirectory {
     const sessionOf = (nexus: Nexus): number => this.#sessions.get(nexusKey(nexus)) ?? 0
     const watched = new WatchedDisk(server, clock, {
       firstRead: (nexus) => events.emit({ mac }, { kind: 'firstRead', sessionId: sessionOf(nexus) }),
-      firstWrite: (nexus) => events.emit({ mac }, { kind: 'firstWrite', sessionId: sessionOf(nexus) }),
+      firstWrite: (nexus) => {
+        // GRUB writes through iPXE, and may still fail to find its kernel.
+        if (stageOfIsid(nexus.isid) !== 'ipxe') clone.recording?.isGood()
+        events.emit({ mac }, { kind: 'firstWrite', sessionId: sessionOf(nexus) })
+      },
       progress: (readBytes, writtenBytes) => events.emit({ mac }, { kind: 'progress', readBytes, writtenBytes }),
     })
     return { clone, server: watched, policy, announced: false }
@@ -297,6 +316,7 @@ export class DiskDesk implements TargetDirectory {
       machine.queue = machine.queue.then(() => this.#discardOthers(mac, machine))
     }
     machine.switch.give(nexusKey(session), disk.server)
+    if (stageOfIsid(session.isid) === 'system') disk.clone.recording?.isGood()
     if (!disk.announced) {
       disk.announced = true
       const { path, goldenPath } = disk.clone

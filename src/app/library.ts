@@ -2,6 +2,7 @@
  * The library of images in a state directory: the catalogue (images.db), and a file for each version in `images/`.
  *
  *   debian@3.raw       version 3; read-only, never changed
+ *   debian@3.boot      what its first good boot read (`boot-traces.ts`)
  *   debian@adding      what is coming in; `debian@lock` is held by whoever brings it
  *
  * A version appears in the catalogue when its file is whole and on stable storage. What a kill leaves behind has no row
@@ -78,6 +79,11 @@ export class Library {
     return join(this.directory, version.file)
   }
 
+  /** What a boot of it read, once a machine has booted from it. */
+  tracePathOf(version: ImageVersion): string {
+    return join(this.directory, traceFileOf(version))
+  }
+
   /**
    * Brings an image in as the next version of its name. When it fails, however it fails, nothing was added.
    * @throws {OperationError} imageBusy, fileMissing, downloadFailed, unpackFailed, checksumWrong, imageCorrupt, noSpace, ...
@@ -117,6 +123,7 @@ export class Library {
       // The row first: a file without a row is swept, a row without a file would be an image that cannot be served.
       this.store.remove(version.name, version.version)
       await removeIfThere(this.pathOf(version))
+      await removeIfThere(this.tracePathOf(version))
     }
   }
 
@@ -125,7 +132,7 @@ export class Library {
   }
 
   async #sweep(): Promise<void> {
-    const known = new Set(this.store.versions().map(({ file }) => file))
+    const known = new Set(this.store.versions().flatMap((version) => [version.file, traceFileOf(version)]))
     for (const { name: file, path } of await listFiles(this.directory)) {
       const [name = '', rest] = file.split('@')
       if (rest === undefined || rest === 'lock' || known.has(file) || !isImageName(name)) continue
@@ -136,6 +143,10 @@ export class Library {
       lock.release()
     }
   }
+}
+
+function traceFileOf({ name, version }: ImageVersion): string {
+  return `${name}@${version}.boot`
 }
 
 /**

@@ -6,7 +6,7 @@ import { OperationError } from '../base/errors.ts'
 import type { BlockCache } from '../block/cache.ts'
 import type { Assignment } from '../fleet/machine.ts'
 import { isAbsolute, resolve } from '../host/path.ts'
-import { findVersion, formatReference } from '../images/catalogue.ts'
+import { findVersion, formatReference, type ImageVersion } from '../images/catalogue.ts'
 import { type GoldenImage, goldenImageName, openGolden } from './golden.ts'
 import type { Library } from './library.ts'
 
@@ -47,14 +47,18 @@ export class ImageShelf {
 
   /** The image's name alone: all versions have it. Undefined: it is neither in the library nor the file that is served. */
   nameOf(path: string): string | undefined {
-    const { filePath, library } = this.#parts
-    if (path === filePath) return goldenImageName
-    return library.store.versions().find((version) => library.pathOf(version) === path)?.name
+    if (path === this.#parts.filePath) return goldenImageName
+    return this.#versionAt(path)?.name
+  }
+
+  /** Where the trace of its boot is kept; undefined for a file that is served without the library. */
+  tracePathOf(path: string): string | undefined {
+    const found = this.#versionAt(path)
+    return found === undefined ? undefined : this.#parts.library.tracePathOf(found)
   }
 
   labelOf(path: string): string {
-    const { library } = this.#parts
-    const found = library.store.versions().find((version) => library.pathOf(version) === path)
+    const found = this.#versionAt(path)
     return found === undefined ? goldenImageName : formatReference(found)
   }
 
@@ -66,6 +70,11 @@ export class ImageShelf {
     opening.catch(() => this.#open.delete(path)) // the next one tries again
     this.#open.set(path, opening)
     return opening
+  }
+
+  #versionAt(path: string): ImageVersion | undefined {
+    const { library } = this.#parts
+    return library.store.versions().find((version) => library.pathOf(version) === path)
   }
 
   async close(): Promise<void> {

@@ -33,6 +33,7 @@ import type { RandomAccessFile } from '../ports/file.ts'
 import type { Log } from '../ports/log.ts'
 import { serveTftp } from '../tftp/server.ts'
 import { BootDesk, type BootDeskParts } from './boot-desk.ts'
+import { BootTraces } from './boot-traces.ts'
 import { Clones } from './clones.ts'
 import { formatRange, policyOfImage, type UpConfig } from './config.ts'
 import { DiskDesk } from './disk-desk.ts'
@@ -95,7 +96,8 @@ async function start(
   const library = await Library.open(config.stateDirectory)
   undo.push(() => library.close())
   const served = await whatIsServed(config.imagePath, library)
-  const shelf = new ImageShelf({ library, filePath: served.filePath, cache: createBlockCache(config.cacheBytes) })
+  const cache = createBlockCache(config.cacheBytes)
+  const shelf = new ImageShelf({ library, filePath: served.filePath, cache })
   undo.push(() => shelf.close())
   const addedLoaders = state.file(addedLoadersFolder)
   await makeDirectory(addedLoaders)
@@ -149,11 +151,22 @@ async function start(
     httpsHost: () => https.host,
     firmwareTrustsUs: firmwareTrust(config, fleet),
     firmwareHttps,
+    willBoot: (mac) => diskDesk.expect(mac),
   })
+  const traces = new BootTraces({
+    shelf,
+    cache,
+    directory: state.file('traces'),
+    clock,
+    log,
+    emit: (happening) => events.emit({}, happening),
+  })
+  undo.push(() => traces.close())
   const diskDesk = new DiskDesk({
     fleet,
-    clones: new Clones(state.file('clones'), shelf),
+    clones: new Clones(state.file('clones'), shelf, traces),
     shelf,
+    traces,
     bootDisks: library.store,
     policyOf: (image) => policyOfImage(config, image, library.store.policyOf(image)),
     nextName: () => base32(systemRandom.bytes(5)).toLowerCase(),

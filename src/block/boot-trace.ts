@@ -45,7 +45,8 @@ export class TraceRecorder {
   readonly #seen = new Map<number, Uint8Array>()
   readonly #firstPages: number[] = []
   readonly #pageCounts: number[] = []
-  #pageCount = 0
+  /** Of what was taken down. */
+  pageCount: number = 0
 
   constructor(diskBytes: number) {
     this.#diskBytes = diskBytes
@@ -54,7 +55,7 @@ export class TraceRecorder {
 
   /** More than a boot reads: nothing is taken down any more. */
   get isFull(): boolean {
-    return this.#firstPages.length >= traceRangesMax || this.#pageCount >= traceBytesMax / pageBytes
+    return this.#firstPages.length >= traceRangesMax || this.pageCount >= traceBytesMax / pageBytes
   }
 
   note(offset: number, bytes: number): void {
@@ -69,7 +70,7 @@ export class TraceRecorder {
         this.#firstPages.push(page)
         this.#pageCounts.push(1)
       }
-      this.#pageCount++
+      this.pageCount++
     }
   }
 

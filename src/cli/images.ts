@@ -1,4 +1,5 @@
 import { type Command, InvalidArgumentError, Option } from 'commander'
+import type { TraceSummary } from '../app/boot-traces.ts'
 import type { ImageFinding } from '../app/image-check.ts'
 import type { ImagePolicy, ImageReference, ImageVersion, Library } from '../app/library.ts'
 import { OperationError } from '../base/errors.ts'
@@ -119,6 +120,7 @@ async function listImages(flags: Flags): Promise<void> {
 async function showImage(name: string, flags: Flags): Promise<void> {
   const { findVersion, formatReference } = await import('../app/library.ts')
   const { listCloneFiles } = await import('../app/clone-files.ts')
+  const { describeTrace } = await import('../app/boot-traces.ts')
   const wanted = await referenceOf(name)
   await withLibrary(flags, async (library) => {
     const version = findVersion(library.store, wanted)
@@ -129,7 +131,8 @@ async function showImage(name: string, flags: Flags): Promise<void> {
     )
     if (flags.json === true) {
       const policy = library.store.policyOf(version.name)
-      const value = { ...version, published, policy, path, clones: clones.map(({ mac }) => mac) }
+      const bootTrace = await describeTrace(library.tracePathOf(version))
+      const value = { ...version, published, policy, path, bootTrace, clones: clones.map(({ mac }) => mac) }
       process.stdout.write(`${JSON.stringify(value)}\n`)
       return
     }
@@ -160,11 +163,17 @@ async function showImage(name: string, flags: Flags): Promise<void> {
         firmware,
         `${bootable ? 'boots' : 'does not boot'}: ${reason}`,
       ]),
+      ['boot trace', traceWords(await describeTrace(library.tracePathOf(version)))],
       ['policy', policyWord(library.store.policyOf(version.name))],
       ['clones', clones.length === 0 ? 'none' : clones.map(({ mac }) => mac).join(', ')],
     ]
     for (const [title, text] of lines) process.stdout.write(`${title.padEnd(13)} ${text}\n`)
   })
+}
+
+function traceWords(trace: TraceSummary | undefined): string {
+  if (trace === undefined) return 'none yet: the first good boot makes it'
+  return `${formatBytes(trace.readBytes)} in ${trace.readCount} reads, fetched ahead when a machine boots`
 }
 
 async function checkImage(name: string, flags: Flags): Promise<void> {

@@ -36,6 +36,15 @@ export async function kindOf(path: string): Promise<'file' | 'other' | undefined
   return found.isFile() || found.isBlockDevice() ? 'file' : 'other'
 }
 
+/**
+ * Letters and digits that no other file has, nor this one when its content was written anew; undefined if there is none.
+ */
+export async function identityOf(path: string): Promise<string | undefined> {
+  const found = await stat(path, { bigint: true }).catch(() => undefined)
+  if (found === undefined) return undefined
+  return [found.dev, found.ino, found.size, found.mtimeNs].map((number) => number.toString(36)).join('-')
+}
+
 /** The directory knows of it for good when this resolves; what had the new name is gone. @throws what Node throws */
 export async function renameDurably(from: string, to: string): Promise<void> {
   await rename(from, to)

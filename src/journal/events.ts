@@ -146,6 +146,20 @@ export type Happening =
 
   // The machine's disk
   | { readonly kind: 'cloneReady'; readonly image: string; readonly policy: string; readonly path: string | undefined }
+  /** What the first good boot of an image version read, in order, is kept with the version. */
+  | {
+      readonly kind: 'bootTraceRecorded'
+      readonly image: string
+      readonly readCount: number
+      readonly readBytes: number
+    }
+  /** What a boot will read was brought into memory ahead of its asking. */
+  | {
+      readonly kind: 'bootTraceFetched'
+      readonly image: string
+      readonly traceBytes: number
+      readonly durationMs: number
+    }
   | { readonly kind: 'diskFailed'; readonly operation: string; readonly reason: string; readonly hint: string }
 
   // Anybody

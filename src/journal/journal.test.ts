@@ -154,6 +154,8 @@ test('every kind of event can be said', () => {
     { kind: 'identityAlarm', knownUuid: 'a', seenUuid: 'b' },
     { kind: 'credentialsEnded', bootId: 'a', reason: 'nextBoot' },
     { kind: 'cloneReady', image: 'a', policy: 'ephemeral', path: undefined },
+    { kind: 'bootTraceRecorded', image: 'a@1', readCount: 2900, readBytes: 81_000_000 },
+    { kind: 'bootTraceFetched', image: 'a@1', traceBytes: 81_000_000, durationMs: 800 },
     { kind: 'diskFailed', operation: 'write', reason: 'no space', hint: 'Make room.' },
     { kind: 'failed', step: 'disk', reason: 'no', hint: 'Look.' },
     { kind: 'peerBroken', protocol: 'TFTP', detail: 'truncated at byte 2' },

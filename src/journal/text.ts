@@ -92,6 +92,10 @@ export function sentence(event: Happening): string {
       return `the credentials of boot ${event.bootId} have ended (${event.reason})`
     case 'cloneReady':
       return `has a disk: ${foreign(event.image)}, ${event.policy}`
+    case 'bootTraceRecorded':
+      return `boot trace of ${foreign(event.image)} recorded: ${formatBytes(event.readBytes)} in ${event.readCount} reads`
+    case 'bootTraceFetched':
+      return `what a boot of ${foreign(event.image)} reads is in memory: ${formatBytes(event.traceBytes)} in ${seconds(event.durationMs)}`
     case 'diskFailed':
       return `its disk failed to ${event.operation}: ${event.reason}. ${event.hint}`
     case 'failed':

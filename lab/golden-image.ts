@@ -16,6 +16,7 @@ import { promisify } from 'node:util'
 import { mebibyte } from '../src/base/units.ts'
 import { cloudKernelPackage, type UnpackedPackage, unpackedPackage } from './debian.ts'
 import { type Partition, partitionTypes, sectorBytes, writeGpt, writeGrubForBios } from './disk-layout.ts'
+import { grubBootSector, grubSetsQuirks, grubVersion, makeGrub } from './grub.ts'
 import { type ArchiveEntry, packInitramfs } from './initramfs.ts'
 
 const run = promisify(execFile)
@@ -72,22 +73,12 @@ const diskBytes = (scratch.firstSector + scratch.sectorCount) * sectorBytes + me
 /** Everything in the image has this time: same inputs, same bytes. */
 const imageTime = new Date('2026-01-01T00:00:00Z')
 
-const grubFolder = '/usr/lib/grub'
-const grubModules = [
-  ...['part_gpt', 'part_msdos', 'fat', 'normal', 'configfile', 'linux', 'echo', 'test', 'loadenv', 'search'],
-  ...['terminal', 'smbios', 'reboot', 'halt', 'sleep', 'minicmd', 'cat', 'ls'],
-]
-
 /** GRUB talks on the firmware's console: in the lab that is the serial line, with either firmware. */
 const grubConfig = `load_env
 set boots="\${boots}I"
 save_env boots
 echo "${machineSays.grub} \${boots}"
-set quirks=""
-# U-Boot's EFI hands Linux bad MTRRs and crashes in SetVirtualAddressMap.
-smbios --type 0 --get-string 4 --set vendor
-if [ "\${vendor}" = "U-Boot" ]; then set quirks="disable_mtrr_trim efi=noruntime"; fi
-linux /linux console=ttyS0 quiet panic=5 slipway.boots=\${boots} \${quirks}
+${grubSetsQuirks}linux /linux console=ttyS0 quiet panic=5 slipway.boots=\${boots} \${quirks}
 initrd /initramfs
 boot
 `
@@ -158,11 +149,11 @@ async function gatherParts(variant: GoldenVariant, cacheFolder: string): Promise
 /** Changes whenever another image would come out. */
 async function recipeHash(parts: Parts): Promise<string> {
   const hash = createHash('sha256')
-  for (const file of ['golden-image.ts', 'initramfs.ts', 'disk-layout.ts']) {
+  for (const file of ['golden-image.ts', 'initramfs.ts', 'disk-layout.ts', 'grub.ts']) {
     hash.update(await readFile(join(import.meta.dirname, file)))
   }
   hash.update(parts.releases.join('\n'))
-  hash.update((await run('grub-mkimage', ['--version'])).stdout)
+  hash.update(await grubVersion())
   hash.update(await readFile('/bin/busybox'))
   return hash.digest('hex')
 }
@@ -170,20 +161,11 @@ async function recipeHash(parts: Parts): Promise<string> {
 async function buildDisk(parts: Parts, variant: GoldenVariant, workFolder: string): Promise<Uint8Array> {
   const disk = new Uint8Array(diskBytes)
   const coreImage = join(workFolder, 'core.img')
-  await makeGrub('i386-pc', ['biosdisk'], '(,gpt2)/grub', coreImage)
-  writeGrubForBios(
-    disk,
-    { boot: await readFile(join(grubFolder, 'i386-pc', 'boot.img')), core: await readFile(coreImage) },
-    biosBoot,
-  )
+  await makeGrub({ platform: 'i386-pc', prefix: '(,gpt2)/grub' }, coreImage)
+  writeGrubForBios(disk, { boot: await grubBootSector(), core: await readFile(coreImage) }, biosBoot)
   writeGpt(disk, diskId, [biosBoot, efiSystem, scratch])
   disk.set(await buildEfiSystemPartition(parts, variant, workFolder), efiSystem.firstSector * sectorBytes)
   return disk
-}
-
-async function makeGrub(platform: string, extra: readonly string[], prefix: string, output: string): Promise<void> {
-  const modules = [...grubModules, ...extra]
-  await run('grub-mkimage', ['-O', platform, '-d', join(grubFolder, platform), '-p', prefix, '-o', output, ...modules])
 }
 
 async function buildEfiSystemPartition(parts: Parts, variant: GoldenVariant, workFolder: string): Promise<Uint8Array> {
@@ -193,7 +175,7 @@ async function buildEfiSystemPartition(parts: Parts, variant: GoldenVariant, wor
 
   const files = join(workFolder, 'files')
   await mkdir(files)
-  await makeGrub('x86_64-efi', [], '/grub', join(files, 'BOOTX64.EFI'))
+  await makeGrub({ platform: 'x86_64-efi', prefix: '/grub' }, join(files, 'BOOTX64.EFI'))
   await writeFile(join(files, 'grub.cfg'), grubConfig)
   // An environment block is exactly 1024 bytes, padded with '#': GRUB rewrites it in place and never makes it longer.
   await writeFile(join(files, 'grubenv'), '# GRUB Environment Block\n'.padEnd(1024, '#'))

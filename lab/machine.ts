@@ -6,6 +6,7 @@ import { access, copyFile, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
+import { setTimeout as delay } from 'node:timers/promises'
 import type { Mac } from '../src/base/address.ts'
 import { OperationError } from '../src/base/errors.ts'
 import type { Child } from './child.ts'
@@ -35,6 +36,8 @@ export type MachineOptions = {
   readonly memoryMebibytes?: number
   /** UEFI: a file with the authorities that its HTTPS believes, as `slipway ca export --format efi` writes it. */
   readonly enrolledAuthorities?: string
+  /** A disk of its own, which it starts from before it asks the network: a file, or what else QEMU can open. */
+  readonly disk?: { readonly file: string; readonly format: 'raw' | 'qcow2' }
 }
 
 const ovmfCode = '/usr/share/OVMF/OVMF_CODE_4M.fd'
@@ -95,6 +98,7 @@ export class Machine {
         ...['-netdev', `tap,id=n0,ifname=${tap},script=no,downscript=no,vnet_hdr=off`],
         ...firmware,
         ...enrolled(options),
+        ...diskArguments(options),
         ...filter,
         ...smbios(options),
       ]
@@ -124,6 +128,17 @@ export class Machine {
     this.#qemu.write(text)
   }
 
+  /** Until it has switched itself off. @throws {OperationError} stillOn */
+  async waitUntilOff(timeoutMs: number): Promise<void> {
+    const timer = new AbortController()
+    const late = delay(timeoutMs, 'late', { signal: timer.signal }).catch(() => 'off')
+    const first = await Promise.race([this.#qemu.exited.then(() => 'off'), late])
+    timer.abort()
+    if (first === 'off') return await this.powerOff()
+    const words = `The machine is still on after ${timeoutMs / 1000} s. Its last lines:\n${this.screen.tail()}`
+    throw new OperationError('stillOn', words, 'Look at the lines above: the last one says what it waits for.')
+  }
+
   /** Pulls the plug, once; the network card is gone when it resolves. */
   powerOff(): Promise<void> {
     this.#off ??= this.#qemu.stop('SIGKILL').then(this.#cleanUp)
@@ -149,7 +164,7 @@ async function firmwareArguments(firmware: Firmware, folder: string, mac: Mac): 
         ...['-drive', `if=pflash,format=raw,unit=0,readonly=on,file=${ovmfCode}`],
         ...['-drive', `if=pflash,format=raw,unit=1,file=${variables}`],
         // Without the card's ROM, which is iPXE again: OVMF has a driver and PXE of its own.
-        ...['-device', `virtio-net-pci,netdev=n0,mac=${mac},romfile=,bootindex=0`],
+        ...['-device', `virtio-net-pci,netdev=n0,mac=${mac},romfile=,bootindex=1`],
         // PXE comes first, and would be answered.
         ...(firmware === 'uefi-http' ? [...withoutPxe(4), ...withoutPxe(6)] : []),
       ]
@@ -171,6 +186,13 @@ function withoutPxe(version: 4 | 6): string[] {
 function enrolled({ enrolledAuthorities }: MachineOptions): string[] {
   if (enrolledAuthorities === undefined) return []
   return ['-fw_cfg', `name=etc/edk2/https/cacerts,file=${enrolledAuthorities}`]
+}
+
+function diskArguments({ disk }: MachineOptions): string[] {
+  if (disk === undefined) return []
+  // A comma would end the option: QEMU reads two as one.
+  const drive = `if=none,id=d0,format=${disk.format},file=${disk.file.replaceAll(',', ',,')}`
+  return ['-drive', drive, '-device', 'virtio-blk-pci,drive=d0,bootindex=0']
 }
 
 function smbios(options: MachineOptions): string[] {

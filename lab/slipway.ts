@@ -18,6 +18,8 @@ export type SlipwayOptions = {
   readonly chap?: ChapMode
   /** More of slipway.toml: tables other than [iscsi]. */
   readonly config?: string
+  /** What it knows already; the caller's, and stays. A new one by default. */
+  readonly stateFolder?: string
 }
 
 type EventOf<K extends EventKind> = Extract<BootEvent, { readonly kind: K }>
@@ -28,19 +30,18 @@ const readyWithinMs = 15_000
 const services = ['dhcp', 'tftp', 'http', 'iscsi']
 
 export class SlipwayServer {
-  readonly #child: Child
   readonly #folder: string
+  readonly #state: string
+  readonly #start: () => Child
   readonly #events: BootEvent[] = []
   readonly #listeners = new Set<(event: BootEvent) => void>()
+  #child: Child
 
-  private constructor(child: Child, folder: string) {
-    this.#child = child
+  private constructor(folder: string, state: string, start: () => Child) {
     this.#folder = folder
-    createInterface({ input: child.output }).on('line', (line) => {
-      const event = JSON.parse(line) as BootEvent
-      this.#events.push(event)
-      for (const listener of [...this.#listeners]) listener(event)
-    })
+    this.#state = state
+    this.#start = start
+    this.#child = this.#startChild()
   }
 
   /** Ready for machines when it returns. @throws {OperationError} slipwayFailed */
@@ -48,24 +49,53 @@ export class SlipwayServer {
     const folder = await mkdtemp(join(tmpdir(), 'slipway-server-'))
     const config = join(folder, 'slipway.toml')
     await writeFile(config, `[iscsi]\nchap = "${options.chap ?? 'mutual'}"\n${options.config ?? ''}`)
+    const state = options.stateFolder ?? join(folder, 'state')
     const range = `${lab.firstLease}-${lab.lastLease}`
-    const child = options.network.start(
-      [
-        ...[command, 'up', options.imagePath],
-        ...['--interface', lab.interfaceName, '--dhcp', options.dhcp === 'own' ? range : 'proxy'],
-        ...['--admit', options.admit, '--state', join(folder, 'state'), '--config', config, '--json-events'],
-      ],
-      { name: 'slipway' },
-    )
-    const server = new SlipwayServer(child, folder)
+    const line = [
+      ...[command, 'up', options.imagePath],
+      ...['--interface', lab.interfaceName, '--dhcp', options.dhcp === 'own' ? range : 'proxy'],
+      ...['--admit', options.admit, '--state', state, '--config', config, '--json-events'],
+    ]
+    const server = new SlipwayServer(folder, state, () => options.network.start(line, { name: 'slipway' }))
     try {
-      for (const service of services) {
-        await server.waitFor('serviceReady', readyWithinMs, (event) => event.service.toLowerCase().startsWith(service))
-      }
+      await server.#becomesReady(0)
       return server
     } catch (error) {
       await server.stop()
       throw error
+    }
+  }
+
+  /** Gone in the middle of whatever it did: kill -9. */
+  async crash(): Promise<void> {
+    this.#child.kill('SIGKILL')
+    await this.#child.exited
+  }
+
+  /** After a crash, on the state it left. @throws {OperationError} slipwayFailed */
+  async startAgain(): Promise<void> {
+    const seen = this.#events.length
+    this.#child = this.#startChild()
+    await this.#becomesReady(seen)
+  }
+
+  #startChild(): Child {
+    const child = this.#start()
+    createInterface({ input: child.output }).on('line', (line) => {
+      if (!line.endsWith('}')) return // cut off by a crash
+      const event = JSON.parse(line) as BootEvent
+      this.#events.push(event)
+      for (const listener of [...this.#listeners]) listener(event)
+    })
+    return child
+  }
+
+  /** `seen`: events of an earlier life. */
+  async #becomesReady(seen: number): Promise<void> {
+    for (const service of services) {
+      await this.waitFor('serviceReady', readyWithinMs, (event) => {
+        return event.service.toLowerCase().startsWith(service) && this.#events.indexOf(event) >= seen
+      })
     }
   }
 
@@ -120,7 +150,7 @@ export class SlipwayServer {
 
   /** Another `slipway` command on the same state: `admit`, `machines`. Returns what it printed. */
   async run(network: LabNetwork, words: readonly string[]): Promise<string> {
-    const line = [command, ...words, '--state', join(this.#folder, 'state')]
+    const line = [command, ...words, '--state', this.#state]
     return await network.run(line, 'slipway')
   }
 

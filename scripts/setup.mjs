@@ -35,6 +35,7 @@ const test = {
   curl: '/usr/bin/curl',
   socat: '/usr/bin/socat',
   'kea-admin': '/usr/sbin/perfdhcp',
+  debootstrap: '/usr/sbin/debootstrap',
   e2fsprogs: '/sbin/mkfs.ext4',
   gdisk: '/sbin/sgdisk',
   tshark: '/usr/bin/tshark',

@@ -11,8 +11,15 @@ export function describeTargetEvent(event: TargetEvent): string {
       return `Serving ${size} as iscsi://${endpoint.address}:${endpoint.port}/${targetName}/0. Ctrl-C stops it.`
     }
     case 'diskFailed':
-      return `the disk failed: ${event.reason}. ${event.hint}`
+      return `the disk of ${event.targetName} failed: ${event.reason}. ${event.hint}`
+    case 'workerEnded': {
+      const then = event.restartsInMs === undefined ? '' : ` Next try in ${event.restartsInMs} ms.`
+      return `the worker of ${event.targetNames.join(', ')} ended: ${event.reason}. ${event.hint}${then}`
+    }
+    case 'workerRestarted':
+      return `${event.targetNames.join(', ')} can be reached again`
     case 'loginFailed':
+      if (event.reason === 'redirected') return `${event.remote.address} sent on: ${event.detail}`
       return `${event.remote.address} login refused: ${event.reason} (${event.detail})`
     case 'sessionOpened': {
       const { authentication } = event

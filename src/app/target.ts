@@ -1,37 +1,17 @@
-/** `slipway target`: one disk image by iSCSI, and nothing of booting. */
+/** `slipway target`: disk images by iSCSI, and nothing of booting. */
 import { OperationError } from '../base/errors.ts'
 import { secretsEqual } from '../base/secret.ts'
-import type { BlockDevice } from '../block/device.ts'
-import { openRawDevice } from '../block/file.ts'
-import { createMemoryFile } from '../block/memory-file.ts'
-import { createOverlay } from '../block/overlay.ts'
-import { openQcow2, probeFormat } from '../block/qcow2/open.ts'
 import { parseIscsiName } from '../fleet/names.ts'
-import { systemClock } from '../host/clock.ts'
-import { nodeCompression } from '../host/compression.ts'
-import { openFile } from '../host/file.ts'
-import { systemHash } from '../host/hash.ts'
-import { basename } from '../host/path.ts'
-import { systemRandom } from '../host/random.ts'
-import { openReservationFile } from '../host/reservation-file.ts'
+import { basename, resolve } from '../host/path.ts'
 import { readSecretFile } from '../host/secret-file.ts'
-import { systemTcp } from '../host/tcp.ts'
-import type { Authentication, ChapCredential, IscsiEvent, TargetDirectory } from '../iscsi/policy.ts'
-import { createIscsiTarget } from '../iscsi/server.ts'
+import type { Authentication, ChapCredential } from '../iscsi/policy.ts'
 import type { Endpoint } from '../ports/udp.ts'
-import { createDeviceServer } from '../scsi/device-server.ts'
-import { openOrMakeClone } from './clones.ts'
-import { besideIt, openGolden } from './golden.ts'
-
-export type TargetAccess =
-  /** Writes go to memory and are gone when it stops. */
-  | { readonly kind: 'ephemeral' }
-  | { readonly kind: 'readOnly' }
-  | { readonly kind: 'inPlace' }
-  | { readonly kind: 'clone'; readonly path: string }
+import { type DiskEvent, type DiskOptions, serveDisks, type TargetAccess } from './served-disks.ts'
+import { serveByWorkers, type WorkerEvent } from './target-workers.ts'
 
 export type TargetOptions = {
-  readonly imagePath: string
+  /** One target each. */
+  readonly imagePaths: readonly string[]
   readonly listen: Endpoint
   /** Undefined: made from the name of the image. */
   readonly name: string | undefined
@@ -42,113 +22,84 @@ export type TargetOptions = {
   readonly reservationsPath: string | undefined
   readonly initiator: CredentialSource | undefined
   readonly target: CredentialSource | undefined
+  /** Processes that the targets are spread over; 0: all in this one. */
+  readonly workerCount: number
 }
 
 export type CredentialSource = { readonly user: string; readonly secretFile: string }
 
 export type TargetEvent =
   | { readonly kind: 'ready'; readonly targetName: string; readonly endpoint: Endpoint; readonly sizeBytes: number }
-  | { readonly kind: 'diskFailed'; readonly reason: string; readonly hint: string }
-  | IscsiEvent
+  | DiskEvent
+  | WorkerEvent
 
 export interface RunningTarget {
-  readonly targetName: string
   readonly local: Endpoint
   stop(): Promise<void>
 }
 
-/** How long initiators may take to log out when the target stops. */
-const logoutGraceMs = 2_000
-/** Memory that an ephemeral clone's changes may take. */
-const ephemeralBytesMax = 4 * 1024 * 1024 * 1024
-
-/** @throws {OperationError} fileMissing, badName, secretUnfit, portTaken, ... */
+/** @throws {OperationError} usage, fileMissing, badName, secretUnfit, portTaken, workerFailed, ... */
 export async function startTarget(
   options: TargetOptions,
   listener: (event: TargetEvent) => void,
 ): Promise<RunningTarget> {
-  const targetName = nameOf(options)
+  const { listen, workerCount } = options
+  const disks = disksOf(options)
   const authentication = await authenticationOf(options)
-  const { reservationsPath } = options
-  const reservationStore = reservationsPath === undefined ? undefined : await openReservationFile(reservationsPath)
-  const device = await openDevice(options)
-  try {
-    const deviceServer = createDeviceServer({
-      targetName,
-      disks: [
-        {
-          device,
-          serialNumber: serialOf(targetName),
-          logicalBlockBytes: options.blockBytes,
-          physicalBlockBytes: options.physicalBlockBytes,
-          ...(reservationStore === undefined ? {} : { reservationStore }),
-        },
-      ],
-      report: (error) => {
-        if (!(error instanceof OperationError)) throw error
-        listener({ kind: 'diskFailed', reason: error.message, hint: error.hint })
-      },
-      pause: (milliseconds) => new Promise((resolve) => systemClock.after(milliseconds, resolve)),
-    })
-    const target = createIscsiTarget({
-      network: systemTcp,
-      clock: systemClock,
-      random: systemRandom,
-      hash: systemHash,
-      directory: createDirectory(targetName, authentication, deviceServer),
-      events: listener,
-    })
-    const { local } = await target.listen(options.listen)
-    listener({ kind: 'ready', targetName, endpoint: local, sizeBytes: device.sizeBytes })
-    return {
-      targetName,
-      local,
-      stop: async () => {
-        await target.close(logoutGraceMs)
-        await device.close()
-      },
-    }
-  } catch (error) {
-    await device.close()
-    throw error
+  const what = { disks, authentication, listen }
+  const served =
+    workerCount === 0 ? await serveDisks(what, listener) : await serveByWorkers({ ...what, workerCount }, listener)
+  for (const [index, { targetName }] of disks.entries()) {
+    listener({ kind: 'ready', targetName, endpoint: served.local, sizeBytes: served.sizesBytes[index] ?? 0 })
+  }
+  return { local: served.local, stop: () => served.stop() }
+}
+
+function disksOf(options: TargetOptions): readonly DiskOptions[] {
+  const { imagePaths, access, reservationsPath, workerCount } = options
+  if (imagePaths.length > 1) refuseWhatIsOfOneDisk(options)
+  if (workerCount > imagePaths.length) {
+    const hint = 'A target lives in one worker at a time: name more images, or ask for fewer workers.'
+    throw new OperationError('usage', `${workerCount} workers for ${imagePaths.length} images`, hint)
+  }
+  const { blockBytes, physicalBlockBytes } = options
+  const taken = new Set<string>()
+  return imagePaths.map((imagePath) => {
+    const targetName = freeName(nameOf(options, imagePath), taken)
+    taken.add(targetName)
+    return { targetName, imagePath, access, blockBytes, physicalBlockBytes, reservationsPath }
+  })
+}
+
+function refuseWhatIsOfOneDisk({ imagePaths, name, access, reservationsPath }: TargetOptions): void {
+  const option =
+    name !== undefined
+      ? '--name'
+      : access.kind === 'clone'
+        ? '--clone'
+        : reservationsPath !== undefined
+          ? '--reservations'
+          : undefined
+  if (option !== undefined) {
+    const hint = `Name one image, or start one target for each image that needs ${option}.`
+    throw new OperationError('usage', `${option} is for one image, and there are ${imagePaths.length}`, hint)
+  }
+  const paths = imagePaths.map((path) => resolve(path))
+  const twice = paths.find((path, index) => paths.indexOf(path) !== index)
+  if (access.kind !== 'inPlace' || twice === undefined) return
+  const hint = 'Two targets that write to one image destroy it: name it once, or leave --in-place out.'
+  throw new OperationError('usage', `${twice} is named twice with --in-place`, hint)
+}
+
+/** The same image twice is two disks: disk, disk-2. */
+function freeName(name: string, taken: ReadonlySet<string>): string {
+  for (let number = 1; ; number++) {
+    const candidate = number === 1 ? name : `${name}-${number}`
+    if (!taken.has(candidate)) return candidate
   }
 }
 
-function createDirectory(
-  targetName: string,
-  authentication: Authentication,
-  deviceServer: ReturnType<typeof createDeviceServer>,
-): TargetDirectory {
-  return {
-    resolve: (attempt) =>
-      attempt.targetName === targetName
-        ? { kind: 'accept', authentication, deviceServer }
-        : { kind: 'refuse', reason: 'notFound' },
-    discover: () => ({ kind: 'accept', authentication }),
-    list: (attempt) => [{ targetName, portals: [{ address: attempt.local.address, port: attempt.local.port }] }],
-  }
-}
-
-async function openDevice({ imagePath, access, blockBytes }: TargetOptions): Promise<BlockDevice> {
-  if (access.kind === 'inPlace') return openInPlace(imagePath, blockBytes)
-  const golden = await openGolden(imagePath)
-  if (access.kind === 'readOnly') return golden.device
-  if (access.kind === 'clone') return openOrMakeClone(access.path, golden)
-  return createOverlay({ golden: golden.device, changes: createMemoryFile(ephemeralBytesMax) })
-}
-
-async function openInPlace(path: string, blockBytes: 512 | 4096): Promise<BlockDevice> {
-  const file = await openFile(path, 'readWrite')
-  try {
-    if ((await probeFormat(file)) === 'raw') return await openRawDevice(file, { blockBytes })
-    return await openQcow2(file, { compression: nodeCompression, backing: besideIt })
-  } catch (error) {
-    await file.close()
-    throw error
-  }
-}
-
-function nameOf({ name, imagePath }: TargetOptions): string {
+function nameOf({ name }: TargetOptions, imagePath: string): string {
   if (name === undefined) {
     const words = basename(imagePath)
       .toLowerCase()
@@ -176,13 +127,4 @@ async function authenticationOf({ initiator, target }: TargetOptions): Promise<A
 
 async function credentialOf({ user, secretFile }: CredentialSource): Promise<ChapCredential> {
   return { user, secret: await readSecretFile(secretFile) }
-}
-
-/** The same after every restart: initiators know a disk again by it. FNV-1a of the name, as hexadecimal digits. */
-function serialOf(targetName: string): string {
-  let hash = 0xcbf29ce484222325n
-  for (let i = 0; i < targetName.length; i++) {
-    hash = BigInt.asUintN(64, (hash ^ BigInt(targetName.charCodeAt(i))) * 0x100000001b3n)
-  }
-  return hash.toString(16).padStart(16, '0')
 }

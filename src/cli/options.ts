@@ -8,6 +8,12 @@ export function port(text: string): number {
   throw new InvalidArgumentError('A port is a number from 1 to 65535.')
 }
 
+/** 0, 1, 2, ... */
+export function wholeNumber(text: string): number {
+  if (/^\d{1,6}$/.test(text)) return Number(text)
+  throw new InvalidArgumentError('This is a whole number, such as 2.')
+}
+
 /** '512MiB'. */
 export function bytes(text: string): number {
   const value = parseBytes(text)

@@ -1,8 +1,9 @@
 import { type Command, Option } from 'commander'
-import type { TargetAccess, TargetEvent, TargetOptions } from '../app/target.ts'
+import type { TargetAccess } from '../app/served-disks.ts'
+import type { TargetEvent, TargetOptions } from '../app/target.ts'
 import { describeTargetEvent } from '../app/target-report.ts'
 import { OperationError } from '../base/errors.ts'
-import { addressAndPort } from './options.ts'
+import { addressAndPort, wholeNumber } from './options.ts'
 import { runUntilStopped } from './until-stopped.ts'
 
 type Flags = {
@@ -18,6 +19,7 @@ type Flags = {
   readonly chapSecretFile?: string
   readonly mutual?: string
   readonly mutualSecretFile?: string
+  readonly workers: number
   readonly jsonEvents?: boolean
 }
 
@@ -26,8 +28,8 @@ const iscsiPort = 3260
 export function addTargetCommand(program: Command): void {
   program
     .command('target')
-    .description('Serve one disk image by iSCSI, and nothing of booting.')
-    .argument('<IMAGE>', 'disk image, raw or qcow2; opened read-only unless --in-place')
+    .description('Serve disk images by iSCSI, and nothing of booting.')
+    .argument('<IMAGE...>', 'disk images, raw or qcow2, a target each; opened read-only unless --in-place')
     .addOption(
       new Option('--listen <ADDR:PORT>', 'where to listen')
         .argParser(addressAndPort)
@@ -51,14 +53,15 @@ export function addTargetCommand(program: Command): void {
     .option('--chap-secret-file <FILE>', 'file with its secret, 12 characters or more')
     .option('--mutual <USER>', 'prove to the initiator that we are USER')
     .option('--mutual-secret-file <FILE>', 'file with our secret, another one')
+    .option('--workers <N>', 'serve from N processes, at the N ports after the one of --listen', wholeNumber, 0)
     .option('--json-events', 'one event a line, as JSON, on standard output')
     .addHelpText(
       'after',
       '\nWithout --read-only, --in-place or --clone, writes go to a clone that is gone when it stops.',
     )
-    .action(async (image: string, flags: Flags) => {
+    .action(async (images: readonly string[], flags: Flags) => {
       const { startTarget } = await import('../app/target.ts')
-      const options = optionsOf(image, flags)
+      const options = optionsOf(images, flags)
       const print = (event: TargetEvent): void => {
         const line = flags.jsonEvents === true ? JSON.stringify(event) : describeTargetEvent(event)
         process.stdout.write(`${line}\n`)
@@ -70,12 +73,12 @@ export function addTargetCommand(program: Command): void {
     })
 }
 
-function optionsOf(imagePath: string, flags: Flags): TargetOptions {
+function optionsOf(imagePaths: readonly string[], flags: Flags): TargetOptions {
   if (flags.mutual !== undefined && flags.chap === undefined) {
     throw usage('--mutual needs --chap', 'We prove ourselves only to an initiator that proves itself: add --chap USER.')
   }
   return {
-    imagePath,
+    imagePaths,
     listen: { address: flags.listen.address, port: flags.listen.port ?? iscsiPort },
     name: flags.name,
     access: accessOf(flags),
@@ -84,6 +87,7 @@ function optionsOf(imagePath: string, flags: Flags): TargetOptions {
     reservationsPath: flags.reservations,
     initiator: credentialOf('chap', flags.chap, flags.chapSecretFile),
     target: credentialOf('mutual', flags.mutual, flags.mutualSecretFile),
+    workerCount: flags.workers,
   }
 }
 

@@ -149,9 +149,13 @@ export class SlipwayServer {
   }
 
   /** Another `slipway` command on the same state: `admit`, `machines`. Returns what it printed. */
-  async run(network: LabNetwork, words: readonly string[]): Promise<string> {
-    const line = [command, ...words, '--state', this.#state]
-    return await network.run(line, 'slipway')
+  async run(network: LabNetwork, words: readonly string[], input?: string): Promise<string> {
+    const line = [command, ...words, '--state', this.stateDirectory]
+    return await network.run(line, 'slipway', input)
+  }
+
+  get stateDirectory(): string {
+    return this.#state
   }
 
   /** Ctrl-C, as a person would; its state is gone when it resolves. */

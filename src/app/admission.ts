@@ -5,7 +5,7 @@ import { Fleet } from '../fleet/fleet.ts'
 import type { Machine } from '../fleet/machine.ts'
 import { namingAuthorityDefault } from '../fleet/names.ts'
 import { systemClock } from '../host/clock.ts'
-import { openFleetStore } from '../host/fleet-store.ts'
+import { type OpenFleetStore, openFleetStore } from '../host/fleet-store.ts'
 import { systemRandom } from '../host/random.ts'
 import { makeStateDirectory } from '../host/state-directory.ts'
 import { goldenImageName } from './golden.ts'
@@ -52,12 +52,13 @@ export function listMachines(stateDirectory: string): readonly Machine[] {
   return withFleet(stateDirectory, (fleet) => fleet.machines())
 }
 
-function withFleet<T>(stateDirectory: string, action: (fleet: Fleet) => T): T {
+/** The fleet of a state directory, whether a server is running over it or not. */
+export function withFleet<T>(stateDirectory: string, action: (fleet: Fleet, proofs: OpenFleetStore['proofs']) => T): T {
   const store = openFleetStore(`${makeStateDirectory(stateDirectory)}/fleet.db`)
   try {
     const assignment = { image: goldenImageName, version: undefined, clonePolicy: 'persistent' } as const
     const terms = { policy: 'ask', namingAuthority: namingAuthorityDefault, assignment, transport: 'auto' } as const
-    return action(new Fleet(terms, store, (bytes) => systemRandom.bytes(bytes)))
+    return action(new Fleet(terms, store, (bytes) => systemRandom.bytes(bytes)), store.proofs)
   } finally {
     store.close()
   }

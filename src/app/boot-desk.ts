@@ -10,17 +10,20 @@ import {
   parseScriptQuery,
   reportUrl,
   scriptUrl,
+  signInUrl,
   type WebServer,
 } from '../boot/addresses.ts'
 import { chooseScript } from '../boot/choose-script.ts'
 import { refetchesMax } from '../boot/limits.ts'
 import { type Plan, planBoot } from '../boot/plan.ts'
+import { forgetTyped, proveScript, signInScript } from '../boot/proof-scripts.ts'
 import { bootScript, heldScript, refusedScript } from '../boot/scripts.ts'
 import type { ClientFacts } from '../dhcp/client-facts.ts'
 import type { BootAdvisor, BootAnswer, BootQuestion } from '../dhcp/policy.ts'
 import type { Encounter } from '../fleet/admission.ts'
 import type { Fleet } from '../fleet/fleet.ts'
 import type { Identity, Machine } from '../fleet/machine.ts'
+import { admissionOnly, type Proof } from '../fleet/proof.ts'
 import type { HttpAnswer, HttpRequest } from '../http/policy.ts'
 import { print } from '../ipxe/print.ts'
 import type { Script } from '../ipxe/script.ts'
@@ -30,6 +33,7 @@ import type { ChapMode, Ports } from './config.ts'
 import type { EventStream } from './event-stream.ts'
 import type { FirmwareHttps } from './firmware-https.ts'
 import type { LoaderCatalogue } from './loaders.ts'
+import type { ProofDesk, ShownCertificate, SignIn } from './proof-desk.ts'
 import type { Roster } from './roster.ts'
 
 export type BootDeskParts = {
@@ -40,6 +44,7 @@ export type BootDeskParts = {
   readonly clock: Clock
   readonly ports: Ports
   readonly chap: ChapMode
+  readonly proofs: ProofDesk
   /** By which host machines ask by HTTPS; undefined while it is not served: certificates take a moment to make. */
   httpsHost(): string | undefined
   /** Whether our CA is enrolled in this machine's UEFI: what the configuration says, no handshake yet. */
@@ -106,7 +111,7 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
   }
 
   /** Asked by HTTP and HTTPS. */
-  serve(request: HttpRequest): HttpAnswer {
+  serve(request: HttpRequest): HttpAnswer | Promise<HttpAnswer> {
     const resource = parsePath(request.path)
     switch (resource?.kind) {
       case 'loader':
@@ -148,24 +153,38 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
     return { status: 200, headers: { 'Content-Type': 'application/efi' }, body: { kind: 'bytes', bytes } }
   }
 
-  #serveScript(mac: Mac, request: HttpRequest): HttpAnswer {
-    const { events, fleet, roster } = this.#parts
+  #serveScript(mac: Mac, request: HttpRequest): HttpAnswer | Promise<HttpAnswer> {
+    const { fleet, proofs } = this.#parts
+    // A password is looked at where one is needed, and nowhere else: it costs a tenth of a second.
+    if (!request.headers.has('authorization') || fleet.requiredOf(mac) !== 'login')
+      return this.#chooseScript(mac, request, { kind: 'none' })
+    return proofs.signIn(mac, request).then((signIn) => this.#chooseScript(mac, request, signIn))
+  }
+
+  #chooseScript(mac: Mac, request: HttpRequest, signIn: SignIn): HttpAnswer {
+    const { events, fleet, ports, proofs, roster } = this.#parts
     const query = parseScriptQuery(request.query)
     const { address } = request.from
     roster.hasAddress(mac, address)
     const { machine, standing } = this.#meet({ mac, uuid: query.uuid, serial: query.serial }, address)
     const client = roster.clientOf(mac)
+    const certificate = proofs.certificate(mac, request)
     const choice = chooseScript({
       standing,
       transport: fleet.transportOf(machine),
       secure: request.secure,
       httpsServed: this.#parts.httpsHost() !== undefined,
       features: client?.program.kind === 'ipxe' ? client.program.features : undefined,
+      required: fleet.requiredOf(mac),
+      certificate: certificate.kind,
+      certificateAsked: request.local.port === ports.proof,
+      signedIn: signIn.kind === 'signedIn',
     })
     const { secure, local } = request
     const host = (secure ? this.#parts.httpsHost() : undefined) ?? local.address
     const web = { secure, host, port: local.port }
     const served = { kind: 'scriptServed', script: choice.script, encrypted: request.secure } as const
+    const clean = signIn.kind === 'none' ? [] : forgetTyped
     switch (choice.script) {
       case 'held': {
         if (!this.#waiting.has(mac)) {
@@ -174,32 +193,41 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
           events.emit({ mac, address }, { ...served, bootId: undefined, image: undefined })
         }
         const { uuid, serial, pollCount } = query
-        return scriptAnswer(
-          heldScript({ mac, uuid, serial, pollCount, pollUrl: scriptUrl(web, mac, { poll: pollCount + 1 }) }),
-        )
+        const pollUrl = scriptUrl(web, mac, { poll: pollCount + 1 })
+        return scriptAnswer([...clean, ...heldScript({ mac, uuid, serial, pollCount, pollUrl })])
+      }
+      case 'prove': {
+        events.emit({ mac, address }, { ...served, bootId: undefined, image: undefined })
+        return scriptAnswer(proveScript({ mac, proofUrl: scriptUrl({ ...web, port: ports.proof }, mac) }))
+      }
+      case 'signIn': {
+        // iPXE sends what was typed when it is asked for it.
+        if (query.signIn && signIn.kind === 'none') return askForPassword
+        events.emit({ mac, address }, { ...served, bootId: undefined, image: undefined })
+        const before = signIn.kind === 'refused' ? signIn.trouble : undefined
+        return scriptAnswer(signInScript({ mac, signInUrl: signInUrl(web, mac), before }))
       }
       case 'refused':
         events.emit({ mac, address }, { kind: 'refused', reason: choice.why })
-        return scriptAnswer(refusedScript({ mac, why: choice.why }))
-      case 'boot':
+        return scriptAnswer([...clean, ...refusedScript({ mac, why: choice.why })])
+      case 'boot': {
         if (request.method === 'HEAD') return scriptAnswer([])
-        return this.#serveBootScript(machine, { web, portalAddress: local.address }, query.refetchCount, address)
+        const proof = proofOf(choice.proved, certificate, signIn)
+        const asking = { web, portalAddress: local.address, refetchCount: query.refetchCount, address, proof }
+        return this.#serveBootScript(machine, asking)
+      }
     }
   }
 
-  #serveBootScript(
-    machine: Machine,
-    { web, portalAddress }: { readonly web: WebServer; readonly portalAddress: string },
-    refetchCount: number,
-    address: string,
-  ): HttpAnswer {
+  #serveBootScript(machine: Machine, asking: Asking): HttpAnswer {
+    const { web, portalAddress, refetchCount, address, proof } = asking
     const { chap, events, fleet, ports } = this.#parts
     const { mac } = machine
-    const credentials = fleet.offerCredentials(mac, this.#parts.clock.wallMs())
+    const credentials = fleet.offerCredentials(mac, this.#parts.clock.wallMs(), proof)
     const { image } = fleet.assignmentOf(machine)
     const { bootId } = credentials
     events.emit({ mac, address }, { kind: 'credentialsMinted', bootId })
-    events.emit({ mac, address }, { kind: 'scriptServed', script: 'boot', bootId, image, encrypted: web.secure })
+    events.emit({ mac, address }, { kind: 'scriptServed', script: 'boot', bootId, image, encrypted: web.secure, proof })
     this.#parts.willBoot(mac)
     return scriptAnswer(
       bootScript({
@@ -247,6 +275,27 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
     if (!secure) return { secure, host: address, port: ports.http }
     return { secure, host: this.#parts.httpsHost() ?? address, port: ports.https }
   }
+}
+
+type Asking = {
+  readonly web: WebServer
+  readonly portalAddress: string
+  readonly refetchCount: number
+  readonly address: string
+  readonly proof: Proof
+}
+
+function proofOf(kind: Proof['kind'], certificate: ShownCertificate, signIn: SignIn): Proof {
+  if (kind === 'certificate' && certificate.kind === 'good') return { kind, fingerprint: certificate.fingerprint }
+  if (kind === 'login' && signIn.kind === 'signedIn') return { kind, account: signIn.account }
+  return admissionOnly
+}
+
+/** RFC 7617 §2. Both iPXEs then ask again with the name and the password of the address, and show neither. */
+const askForPassword: HttpAnswer = {
+  status: 401,
+  headers: { 'WWW-Authenticate': 'Basic realm="Slipway", charset="UTF-8"', 'Cache-Control': 'no-store' },
+  body: { kind: 'text', text: 'A name and a password are needed.\n' },
 }
 
 function scriptAnswer(script: Script): HttpAnswer {

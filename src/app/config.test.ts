@@ -23,6 +23,7 @@ http = 8080
 
 [machine."52-54-00-12-34-56"]
 name = "bench-3"
+require = "login"
 `
 
 test('a whole file is understood, and the command line wins over it', () => {
@@ -40,7 +41,7 @@ test('a whole file is understood, and the command line wins over it', () => {
     dhcp: { mode: 'server', range: { first: 0xc0a84d64, last: 0xc0a84dc7 }, leaseSeconds: 600 },
     chap: 'one-way',
     ports: { http: 8080, tftp: 6969, iscsi: 3260 },
-    machines: [{ mac: '52:54:00:12:34:56', name: 'bench-3', admit: true }],
+    machines: [{ mac: '52:54:00:12:34:56', name: 'bench-3', admit: true, require: 'login' }],
   })
 })
 
@@ -96,6 +97,15 @@ describe('bad configuration is refused with the line and the key', () => {
       ownCertificate: { certificatePath: 'a.pem', keyPath: 'a.key' },
       uefiHttps: true,
     })
+  })
+
+  test('a proof that cannot travel, and one that is none', () => {
+    const contradiction = parseConfig('transport = "open"\n[machine."52:54:00:00:00:01"]\nrequire = "login"', 'x')
+    expect(() => decideUp(contradiction, { image: 'a' }, '/s')).toThrow(
+      'machine."52:54:00:00:00:01": require = "login" and transport = "open" contradict each other',
+    )
+    expect(() => decideUp(parseConfig('transport = "open"', 'x'), { image: 'a' }, '/s')).not.toThrow()
+    expect(() => parseConfig('require = "fingerprint"', 'x')).toThrow('x:1: require:')
   })
 
   test('a server without a range, and a flag that is neither', () => {

@@ -6,6 +6,7 @@
  *   interface = "eth0"
  *   admit = "ask"                     # ask | all | none
  *   transport = "auto"                # strict | auto | open: may a script, which holds secrets, travel without TLS
+ *   require = "admission"             # certificate | login | admission: what a machine must prove before it gets secrets
  *   loaders = "/usr/lib/ipxe"
  *   cache = "512MiB"                  # memory for blocks of golden images, all clones together
  *   server-name = "boot.lab"          # in our certificates beside the address; in https:// URLs where a certificate lacks it
@@ -38,6 +39,7 @@
  *   tftp = 69
  *   http = 80
  *   https = 443
+ *   proof = 8443                      # HTTPS that asks for a machine's certificate
  *   iscsi = 3260
  *
  *   [machine."52:54:00:12:34:56"]     # known before it is first seen
@@ -46,6 +48,8 @@
  *   policy = "ephemeral"
  *   admit = true
  *   uefi-https = true                 # as [https] uefi, for this machine
+ *   transport = "strict"
+ *   require = "certificate"
  */
 import { parse, TomlError } from 'smol-toml'
 import { z } from 'zod'
@@ -53,6 +57,7 @@ import { formatIpv4, parseIpv4, parseMac } from '../base/address.ts'
 import { OperationError } from '../base/errors.ts'
 import { mebibyte, parseBytes } from '../base/units.ts'
 import type { ClonePolicy, TransportPolicy } from '../fleet/machine.ts'
+import type { ProofKind } from '../fleet/proof.ts'
 import { type ImageReference, isImageName, parseReference } from '../images/catalogue.ts'
 import type { Compat } from '../trust/suites.ts'
 
@@ -91,12 +96,16 @@ const imageName = z.string().refine(isImageName, 'is not the name of an image su
 /** Linux's IFNAMSIZ is 16 with its NUL. */
 const interfaceName = z.string().min(1).max(15)
 
+const transport = z.enum(['strict', 'auto', 'open'])
+const proof = z.enum(['certificate', 'login', 'admission'])
+
 const schema = z.strictObject({
   image: z.string().min(1).optional(),
   state: z.string().min(1).optional(),
   interface: interfaceName.optional(),
   admit: z.enum(['ask', 'all', 'none']).optional(),
-  transport: z.enum(['strict', 'auto', 'open']).optional(),
+  transport: transport.optional(),
+  require: proof.optional(),
   loaders: z.string().min(1).optional(),
   'server-name': z
     .string()
@@ -130,6 +139,7 @@ const schema = z.strictObject({
       tftp: port.optional(),
       http: port.optional(),
       https: port.optional(),
+      proof: port.optional(),
       iscsi: port.optional(),
     })
     .optional(),
@@ -145,6 +155,8 @@ const schema = z.strictObject({
         image: imageReference.optional(),
         policy: policy.optional(),
         'uefi-https': z.boolean().optional(),
+        transport: transport.optional(),
+        require: proof.optional(),
       }),
     )
     .optional(),
@@ -157,6 +169,7 @@ export type ConfigFile = {
   interface?: string | undefined
   admit?: AdmitMode | undefined
   transport?: TransportPolicy | undefined
+  require?: ProofKind | undefined
   loaders?: string | undefined
   'server-name'?: string | undefined
   dhcp?:
@@ -190,6 +203,8 @@ export type ConfigFile = {
           image?: ImageReference | undefined
           policy?: ClonePolicy | undefined
           'uefi-https'?: boolean | undefined
+          transport?: TransportPolicy | undefined
+          require?: ProofKind | undefined
         }
       >
     | undefined
@@ -207,6 +222,8 @@ export type Ports = {
   readonly tftp: number
   readonly http: number
   readonly https: number
+  /** HTTPS that asks for the client's certificate: an iPXE of 2019 without one hangs up when it is asked. */
+  readonly proof: number
   readonly iscsi: number
 }
 
@@ -218,6 +235,7 @@ export type UpConfig = {
   readonly interfaceName: string | undefined
   readonly admit: AdmitMode
   readonly transport: TransportPolicy
+  readonly require: ProofKind
   readonly loadersDirectories: readonly string[]
   readonly serverName: string | undefined
   readonly dhcp: {
@@ -252,6 +270,8 @@ export type KnownMachine = {
   readonly image: ImageReference | undefined
   readonly clonePolicy: ClonePolicy | undefined
   readonly uefiHttps: boolean | undefined
+  readonly transport: TransportPolicy | undefined
+  readonly require: ProofKind | undefined
 }
 
 /** What the command line said; it wins over the file. */
@@ -268,7 +288,7 @@ export type UpFlags = {
 }
 
 /** IANA's numbers for each service. */
-export const defaultPorts: Ports = { dhcp: 67, pxe: 4011, tftp: 69, http: 80, https: 443, iscsi: 3260 }
+export const defaultPorts: Ports = { dhcp: 67, pxe: 4011, tftp: 69, http: 80, https: 443, proof: 8443, iscsi: 3260 }
 
 /** Where Debian's packages ipxe, grub, syslinux and shim put what a network boot needs. */
 export const debianLoadersDirectories: readonly string[] = ['/usr/lib/ipxe']
@@ -309,6 +329,7 @@ export function decideUp(file: ConfigFile, flags: UpFlags, stateDefault: string)
   if (imagePath === undefined) {
     throw new OperationError('imageMissing', 'no disk image was named', 'Say which: slipway up IMAGE.')
   }
+  checkProofs(file)
   const loaders = flags.loaders ?? file.loaders
   return {
     imagePath,
@@ -316,6 +337,7 @@ export function decideUp(file: ConfigFile, flags: UpFlags, stateDefault: string)
     interfaceName: flags.interface ?? file.interface,
     admit: flags.admit ?? file.admit ?? 'ask',
     transport: file.transport ?? 'auto',
+    require: file.require ?? 'admission',
     loadersDirectories: loaders === undefined ? debianLoadersDirectories : [loaders],
     serverName: file['server-name'],
     dhcp: {
@@ -341,6 +363,8 @@ export function decideUp(file: ConfigFile, flags: UpFlags, stateDefault: string)
       image: machine.image,
       clonePolicy: machine.policy,
       uefiHttps: machine['uefi-https'],
+      transport: machine.transport,
+      require: machine.require,
     })),
   }
 }
@@ -363,6 +387,19 @@ function decideOwnCertificate({ https }: ConfigFile): OwnCertificate | undefined
     `https.${there} is set but https.${missing} is not`,
     `Name both files under [https], or neither: without them our own authority makes the certificate.`,
   )
+}
+
+/** Whoever must prove something gets its script by TLS: nothing else carries a certificate, or a password that nobody reads. */
+function checkProofs(file: ConfigFile): void {
+  const all = { transport: file.transport, require: file.require }
+  for (const [address, machine] of [['', all] as const, ...Object.entries(file.machine ?? {})]) {
+    const require = machine.require ?? file.require ?? 'admission'
+    const transport = machine.transport ?? file.transport
+    if (require === 'admission' || transport !== 'open') continue
+    const whose = address === '' ? '' : `machine."${address}": `
+    const hint = 'Leave transport out: where a proof is required it is strict.'
+    throw invalid(`${whose}require = "${require}" and transport = "open" contradict each other`, hint)
+  }
 }
 
 function decideDhcp(file: ConfigFile, flag: string | undefined): { mode: DhcpMode; range: AddressRange | undefined } {

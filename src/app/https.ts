@@ -20,6 +20,8 @@ import { fromHttp, type Said } from './translate.ts'
 
 export type HttpsOptions = {
   readonly listen: Endpoint
+  /** Where a client is asked for its certificate. */
+  readonly proofListen: Endpoint
   readonly certificates: CertificateTerms
   readonly compat: readonly Compat[]
   readonly serve: HttpHandler
@@ -28,6 +30,10 @@ export type HttpsOptions = {
   readonly log: Log
 }
 
+type Running = { readonly network: TlsNetwork; readonly server: HttpServer }
+
+const serviceForProofs = 'https for proofs'
+
 /** How long a certificate that was put into place may take to be seen. SIGHUP is quicker. */
 const lookMs = 30_000
 /** Certificates are made anew months before they end: a day is often enough. */
@@ -35,7 +41,9 @@ const renewalCheckMs = 24 * 60 * 60 * 1000
 
 export class HttpsService {
   readonly #options: HttpsOptions
-  #running: { readonly network: TlsNetwork; readonly server: HttpServer } | undefined
+  #running: Running | undefined
+  /** An iPXE of 2019 that is asked for a certificate and has none hangs up: who need not prove anything is not asked. */
+  #asking: Running | undefined
   #host: string | undefined
   #leaves: readonly Certificate[] = []
   /** Of the last attempt, good or not: the same is not tried again before a day has gone by. */
@@ -73,7 +81,7 @@ export class HttpsService {
     this.#closed = true
     this.#timer?.cancel()
     await this.#looking
-    await this.#running?.server.close()
+    await Promise.all([this.#running?.server.close(), this.#asking?.server.close()])
   }
 
   async #lookNow(): Promise<void> {
@@ -90,9 +98,11 @@ export class HttpsService {
       this.#triedAtMs = nowMs
       const loaded = await loadServerCertificates(certificates, nowMs)
       for (const made of loaded.made) log.info('certificate made', { made })
-      await this.#serve({ identities: loaded.identities, ciphers: cipherList(this.#options.compat) })
+      const terms = { identities: loaded.identities, ciphers: cipherList(this.#options.compat) }
+      this.#running = await this.#serve(terms, this.#running, this.#options.listen, 'https')
       this.#host = loaded.host
       this.#leaves = loaded.leaves
+      if (loaded.clientCa !== undefined) await this.#ask({ ...terms, clientCa: loaded.clientCa })
       // What was made just now is no change by somebody else.
       if (loaded.made.length > 0) this.#sources = await readSources(certificates)
     } catch (error) {
@@ -100,17 +110,29 @@ export class HttpsService {
     }
   }
 
-  async #serve(terms: TlsTerms): Promise<void> {
-    const { say, clock, listen, serve } = this.#options
-    if (this.#running !== undefined) {
-      this.#running.network.renew(terms)
-      return
+  /** What has to do without a proof is served all the same where this cannot be. */
+  async #ask(terms: TlsTerms): Promise<void> {
+    try {
+      this.#asking = await this.#serve(terms, this.#asking, this.#options.proofListen, serviceForProofs)
+    } catch (error) {
+      if (!(error instanceof OperationError)) throw error
+      const { message: reason, hint } = error
+      this.#options.say({ whose: {}, happening: { kind: 'serviceFailed', service: serviceForProofs, reason, hint } })
+    }
+  }
+
+  async #serve(terms: TlsTerms, running: Running | undefined, listen: Endpoint, service: string): Promise<Running> {
+    const { say, clock, serve } = this.#options
+    if (running !== undefined) {
+      running.network.renew(terms)
+      return running
     }
     const network = createTlsNetwork(
       terms,
       {
-        secured: ({ remote, protocol, cipher, clientFingerprint }) => {
+        secured: ({ remote, protocol, cipher, certificate }) => {
           const compat = protocol === 'TLSv1.3' ? undefined : compatOf(cipher)
+          const clientFingerprint = certificate?.kind === 'good' ? certificate.fingerprint : undefined
           const happening = { kind: 'tlsAgreed', protocol, cipher, compat, clientFingerprint } as const
           say({ whose: { address: remote.address }, happening })
         },
@@ -121,9 +143,9 @@ export class HttpsService {
     )
     const onEvent = (event: Parameters<typeof fromHttp>[0]): void => say(fromHttp(event))
     const server = await serveHttp({ network, clock, listen, secure: true, handler: serve, onEvent })
-    this.#running = { network, server }
     const endpoint = `${server.local.address}:${server.local.port}`
-    say({ whose: {}, happening: { kind: 'serviceReady', service: 'https', endpoint } })
+    say({ whose: {}, happening: { kind: 'serviceReady', service, endpoint } })
+    return { network, server }
   }
 
   #explain({ reason, opening, sentBytes }: TlsFailure): Happening {

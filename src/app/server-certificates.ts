@@ -15,7 +15,7 @@ import { createTrustFiles } from '../host/trust-files.ts'
 import { checkServerCertificate, coversName, exportCertificate } from '../trust/authority.ts'
 import type { Certificate } from '../trust/certificate.ts'
 import { pemBytesMax } from '../trust/limits.ts'
-import { authorityFile, openSiteTrust, tlsIdentityOf } from '../trust/site.ts'
+import { authorityCertificateFile, authorityFile, openSiteTrust, tlsIdentityOf } from '../trust/site.ts'
 import type { OwnCertificate } from './config.ts'
 
 export type CertificateTerms = {
@@ -34,6 +34,8 @@ export type ServerCertificates = {
   readonly leaves: readonly Certificate[]
   /** By which host machines ask, so that the certificate is for it. */
   readonly host: string
+  /** PEM of the authority that signs the certificates of machines; undefined while there is none. */
+  readonly clientCa: string | undefined
   /** What was made just now, for the log. */
   readonly made: readonly string[]
 }
@@ -45,8 +47,14 @@ export type ServerCertificates = {
 export async function readSources(terms: CertificateTerms): Promise<string> {
   if (terms.own === undefined) return (await createTrustFiles(terms.trustDirectory).read(authorityFile)) ?? ''
   const { certificatePath, keyPath } = terms.own
+  const authority = (await readClientCa(terms)) ?? ''
   const read = (path: string): Promise<string> => readTextFile(path, pemBytesMax).catch(() => '')
-  return `${await read(certificatePath)}\n${await read(keyPath)}`
+  return `${await read(certificatePath)}\n${await read(keyPath)}\n${authority}`
+}
+
+/** Machines prove themselves to our authority whoever signed for us. */
+async function readClientCa({ trustDirectory }: CertificateTerms): Promise<string | undefined> {
+  return await createTrustFiles(trustDirectory).read(authorityCertificateFile)
 }
 
 /**
@@ -69,7 +77,8 @@ async function loadOfAuthority(terms: CertificateTerms, nowMs: number): Promise<
     { keys: systemKeys, hash: systemHash, random: systemRandom },
   )
   const leaves = trust.servers.map(({ certificate }) => certificate)
-  return { identities: trust.servers.map(tlsIdentityOf), leaves, host: address, made: trust.made }
+  const clientCa = exportCertificate(trust.authority.certificate)
+  return { identities: trust.servers.map(tlsIdentityOf), leaves, host: address, clientCa, made: trust.made }
 }
 
 async function loadOwn(terms: CertificateTerms, own: OwnCertificate, nowMs: number): Promise<ServerCertificates> {
@@ -84,7 +93,7 @@ async function loadOwn(terms: CertificateTerms, own: OwnCertificate, nowMs: numb
   if (host !== address) await checkName(host, address, dnsServers)
   const certificateChain = chain.map(exportCertificate).join('')
   const identity = { certificateChain, key: key.exportPem() }
-  return { identities: [identity], leaves: chain.slice(0, 1), host, made: [] }
+  return { identities: [identity], leaves: chain.slice(0, 1), host, clientCa: await readClientCa(terms), made: [] }
 }
 
 /** A machine that is sent to a name that leads elsewhere gets no script, and nobody could tell it why. */

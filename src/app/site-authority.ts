@@ -25,7 +25,7 @@ import {
 /** The folder of the state directory that holds keys and certificates. */
 export const trustFolder = 'trust'
 
-const ports: TrustPorts = { keys: systemKeys, hash: systemHash, random: systemRandom }
+export const trustPorts: TrustPorts = { keys: systemKeys, hash: systemHash, random: systemRandom }
 
 /** pem and der: a certificate. efi: an EFI signature list, as UEFI's TlsCaCertificate and QEMU's cacerts take it. */
 export type CertificateFormat = 'pem' | 'der' | 'efi'
@@ -62,19 +62,19 @@ export async function importAuthorityFiles(
   const certificatePem = await readText(files.certificatePath)
   const keyPem = new Secret(await readText(files.keyPath))
   const given = { certificatePem, keyPem, nowMs: systemClock.wallMs() }
-  return factsOf((await importSiteAuthority(given, trustFiles(stateDirectory), ports)).certificate)
+  return factsOf((await importSiteAuthority(given, trustFiles(stateDirectory), trustPorts)).certificate)
 }
 
 /** A new one; the former certificate stays beside it under a name of its own. */
 export async function rotateAuthority(stateDirectory: string, authorityName: string): Promise<AuthorityFacts> {
   const terms = { authorityName, nowMs: systemClock.wallMs() }
-  return factsOf((await rotateSiteAuthority(terms, trustFiles(stateDirectory), ports)).certificate)
+  return factsOf((await rotateSiteAuthority(terms, trustFiles(stateDirectory), trustPorts)).certificate)
 }
 
 /** The authority, made if there is none: whoever prepares loaders before the first start needs it. */
 export async function needAuthority(stateDirectory: string, authorityName: string): Promise<Identity> {
   const terms = { authorityName, nowMs: systemClock.wallMs() }
-  return (await openSiteAuthority(terms, trustFiles(stateDirectory), ports)).authority
+  return (await openSiteAuthority(terms, trustFiles(stateDirectory), trustPorts)).authority
 }
 
 /** What to look for in loaders: our own root, if there is one. */

@@ -20,6 +20,7 @@ import { systemHash } from '../host/hash.ts'
 import { systemIcmpv6 } from '../host/icmpv6.ts'
 import { chooseInterface, type NetworkInterface } from '../host/interfaces.ts'
 import { openJournalStore } from '../host/journal-store.ts'
+import { scryptPasswords } from '../host/password.ts'
 import { resolve } from '../host/path.ts'
 import { systemRandom } from '../host/random.ts'
 import { lockStateDirectory } from '../host/state-directory.ts'
@@ -43,6 +44,7 @@ import { goldenImageName } from './golden.ts'
 import { HttpsService } from './https.ts'
 import { type ImageReference, Library, parseReference } from './library.ts'
 import { addedLoadersFolder, readLoaders } from './loaders.ts'
+import { ProofDesk } from './proof-desk.ts'
 import { Roster } from './roster.ts'
 import { ImageShelf } from './shelf.ts'
 import { trustFolder } from './site-authority.ts'
@@ -123,6 +125,7 @@ async function start(
   undo.push(() => firmwareHttps.close())
   const https = new HttpsService({
     listen: { address: network.address, port: config.ports.https },
+    proofListen: { address: network.address, port: config.ports.proof },
     certificates: {
       address: network.address,
       serverName: config.serverName,
@@ -148,6 +151,7 @@ async function start(
     clock,
     ports: config.ports,
     chap: config.chap,
+    proofs: new ProofDesk({ proofs: store.proofs, passwords: scryptPasswords, events, clock }),
     httpsHost: () => https.host,
     firmwareTrustsUs: firmwareTrust(config, fleet),
     firmwareHttps,
@@ -274,6 +278,8 @@ function createFleet(config: UpConfig, image: ImageReference, store: FleetStore)
       assignment,
       assignments,
       transport: config.transport,
+      require: config.require,
+      demands: new Map(config.machines.map((machine) => [machine.mac, machine])),
     },
     store,
     (byteCount) => systemRandom.bytes(byteCount),

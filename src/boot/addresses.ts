@@ -2,10 +2,13 @@
  * Where a machine finds what is its own. The paths are ours to choose, so they are made and understood in one place.
  *
  *   /boot/52-54-00-77-00-10.ipxe?uuid=...&serial=...     its script
+ *   ...&sign-in=1                                        the same, with a name and a password
  *   /loader/snponly.efi                                  a loader
  *   /report/52-54-00-77-00-10?boot=...&step=...          how it is getting on
  */
+
 import { type Mac, parseMac } from '../base/address.ts'
+import { assert } from '../base/assert.ts'
 import { pollsMax, refetchesMax } from './limits.ts'
 
 /** Scheme and authority: where our HTTP or HTTPS listener is, as the machine sees it. */
@@ -18,6 +21,8 @@ export type ScriptQuery = {
   readonly pollCount: number
   /** How many times its disk refused the secrets of a script. */
   readonly refetchCount: number
+  /** Somebody signs in: iPXE sends name and password only when it is asked for them (RFC 9110 §11.6.1). */
+  readonly signIn: boolean
 }
 
 /**
@@ -30,6 +35,13 @@ export function scriptUrl(server: WebServer, mac: Mac, count: { poll?: number; r
   if (count.poll !== undefined) url += `&poll=${count.poll}`
   if (count.refetch !== undefined) url += `&refetch=${count.refetch}`
   return url
+}
+
+/** By HTTPS only, and only for a person who was asked: what was typed goes into the address, where iPXE looks for it. */
+export function signInUrl(server: WebServer, mac: Mac): string {
+  assert(server.secure, 'nobody is asked for a password without TLS')
+  const typed = `\${username:uristring}:\${password:uristring}@`
+  return `${scriptUrl(server, mac).replace('://', () => `://${typed}`)}&sign-in=1`
 }
 
 export function loaderUrl(server: WebServer, file: string): string {
@@ -64,6 +76,7 @@ export function parseScriptQuery(query: ReadonlyMap<string, string>): ScriptQuer
     serial: query.get('serial') || undefined,
     pollCount: countOf(query.get('poll'), pollsMax),
     refetchCount: countOf(query.get('refetch'), refetchesMax),
+    signIn: query.get('sign-in') === '1',
   }
 }
 

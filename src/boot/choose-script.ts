@@ -10,26 +10,76 @@ export type ScriptFacts = {
   readonly httpsServed: boolean
   /** What the machine's iPXE said of itself by DHCP; undefined if it was never heard, or says nothing. */
   readonly features: ReadonlySet<string> | undefined
+  /** What the machine must prove before it gets secrets. */
+  readonly required: Proof
+  /** The certificate that the request came with. */
+  readonly certificate: 'none' | 'good' | CertificateTrouble
+  /** It came by the port that asks for one. */
+  readonly certificateAsked: boolean
+  /** Somebody signed in with this request. */
+  readonly signedIn: boolean
 }
+
+/** Strongest first; the fleet room's kinds of proof fit as they are. */
+export type Proof = 'certificate' | 'login' | 'admission'
+
+/** unfit: another authority's, or out of date. */
+export type CertificateTrouble = 'unknown' | 'ofAnother' | 'revoked' | 'unfit'
 
 export type ScriptChoice =
   /** With credentials: the disk. */
-  { readonly script: 'boot' } | { readonly script: 'held' } | { readonly script: 'refused'; readonly why: Refusal }
+  | { readonly script: 'boot'; readonly proved: Proof }
+  | { readonly script: 'held' }
+  /** Ask again where certificates are asked for. */
+  | { readonly script: 'prove' }
+  /** Somebody must sign in at the machine. */
+  | { readonly script: 'signIn' }
+  | { readonly script: 'refused'; readonly why: Refusal }
 
 /**
  * machine: not admitted. needsTls: its policy wants TLS and the request came without. needsIscsi: its iPXE was built
- * without. noDisk: there is no image for it.
+ * without. noDisk: there is no image for it. needsCertificate: it has none to show. certificate...: the one it showed is
+ * not good, which is worse than none.
  */
-export type Refusal = 'machine' | 'needsTls' | 'needsIscsi' | 'noDisk'
+export type Refusal =
+  | 'machine'
+  | 'needsTls'
+  | 'needsIscsi'
+  | 'noDisk'
+  | 'needsCertificate'
+  | 'certificateUnknown'
+  | 'certificateOfAnother'
+  | 'certificateRevoked'
+  | 'certificateUnfit'
+
+const troubles: Readonly<Record<CertificateTrouble, Refusal>> = {
+  unknown: 'certificateUnknown',
+  ofAnother: 'certificateOfAnother',
+  revoked: 'certificateRevoked',
+  unfit: 'certificateUnfit',
+}
 
 export function chooseScript(facts: ScriptFacts): ScriptChoice {
   if (facts.standing === 'refused') return { script: 'refused', why: 'machine' }
+  const { certificate } = facts
+  // Before anything else is told to it: somebody has a key that is not (or no longer) this machine's.
+  if (certificate !== 'none' && certificate !== 'good') return { script: 'refused', why: troubles[certificate] }
   if (facts.standing === 'held') return { script: 'held' }
   if (!mayCarrySecrets(facts)) return { script: 'refused', why: 'needsTls' }
   if (facts.features !== undefined && facts.features.size > 0 && !facts.features.has('iscsi')) {
     return { script: 'refused', why: 'needsIscsi' }
   }
-  return { script: 'boot' }
+  return chooseByProof(facts)
+}
+
+/** A stronger proof does where a weaker one is required. */
+function chooseByProof({ required, certificate, certificateAsked, signedIn }: ScriptFacts): ScriptChoice {
+  if (certificate === 'good') return { script: 'boot', proved: 'certificate' }
+  if (required === 'certificate') {
+    return certificateAsked ? { script: 'refused', why: 'needsCertificate' } : { script: 'prove' }
+  }
+  if (signedIn) return { script: 'boot', proved: 'login' }
+  return required === 'login' ? { script: 'signIn' } : { script: 'boot', proved: 'admission' }
 }
 
 /**

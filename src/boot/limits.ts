@@ -13,6 +13,9 @@ export const reportTimeoutMs = 2_000
 /** How long a person may read why a machine is refused before the firmware goes on. */
 export const refusalSeconds = 10
 
+/** After a sign-in that reached nobody. */
+export const signInRetrySeconds = 5
+
 /** A held machine says again what to do after this many polls: by then its screen has scrolled. */
 export const pollsBetweenNotices = 12
 

@@ -1,7 +1,7 @@
 /** One row for each firmware that was seen (docs/quirks.md), and what it gets. */
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { chooseScript, type ScriptFacts } from './choose-script.ts'
+import { chooseScript, type Proof, type ScriptFacts } from './choose-script.ts'
 import { type Architecture, type Client, describeClient, type Program, stageOf } from './client.ts'
 import { inOrder, knownLoader, type Loader, loaderFrom, loadersAmong, type SeenLoader } from './loaders.ts'
 import { type BootFacts, type Plan, planBoot } from './plan.ts'
@@ -203,8 +203,15 @@ describe('which script', () => {
     secure: false,
     httpsServed: true,
     features: new Set(full),
+    required: 'admission',
+    certificate: 'none',
+    certificateAsked: false,
+    signedIn: false,
     ...more,
   })
+  // Who must prove something has transport strict: Fleet.transportOf.
+  const proving = (required: Proof, more: Partial<ScriptFacts>): ScriptFacts =>
+    asked({ required, transport: 'strict', secure: true, ...more })
   const withTls = new Set([...full, 'https'])
 
   test.for([
@@ -224,9 +231,70 @@ describe('which script', () => {
       'held',
     ],
     ['a refused machine', asked({ standing: 'refused', secure: true }), 'refused machine'],
+    ['a certificate required, by HTTP', proving('certificate', { secure: false }), 'refused needsTls'],
+    ['a certificate required, where none is asked for', proving('certificate', {}), 'prove'],
+    [
+      'a certificate required and asked for, none shown',
+      proving('certificate', { certificateAsked: true }),
+      'refused needsCertificate',
+    ],
+    ['a certificate required and shown', proving('certificate', { certificate: 'good' }), 'boot certificate'],
+    ['a certificate required, and a person signed in', proving('certificate', { signedIn: true }), 'prove'],
+    [
+      'a revoked one, where none is required',
+      asked({ secure: true, certificate: 'revoked' }),
+      'refused certificateRevoked',
+    ],
+    ["another machine's", proving('certificate', { certificate: 'ofAnother' }), 'refused certificateOfAnother'],
+    ['one that nobody made here', proving('certificate', { certificate: 'unknown' }), 'refused certificateUnknown'],
+    ['one that is out of date', proving('certificate', { certificate: 'unfit' }), 'refused certificateUnfit'],
+    ['a good one of a machine that is held', asked({ standing: 'held', certificate: 'good' }), 'held'],
+    ['a login required, by HTTP', proving('login', { secure: false }), 'refused needsTls'],
+    ['a login required', proving('login', {}), 'signIn'],
+    ['a login required and done', proving('login', { signedIn: true }), 'boot login'],
+    [
+      'a login required, a certificate shown: the stronger does',
+      proving('login', { certificate: 'good' }),
+      'boot certificate',
+    ],
+    ['a login that nobody asked for', asked({ secure: true, signedIn: true }), 'boot login'],
   ] as const)('%s', ([, given, gets]) => {
     const choice = chooseScript(given)
-    expect(choice.script === 'refused' ? `refused ${choice.why}` : choice.script).toBe(gets)
+    const what = choice.script === 'refused' ? choice.why : choice.script === 'boot' ? choice.proved : ''
+    expect(`${choice.script} ${what}`.trim()).toBe(gets === 'boot' ? 'boot admission' : gets)
+  })
+
+  test('whatever is shown, nothing less than what is required opens a disk', () => {
+    const strength = { admission: 0, login: 1, certificate: 2 }
+    const proof = fc.constantFrom('admission' as const, 'login' as const, 'certificate' as const)
+    const facts = fc.record({
+      standing: fc.constantFrom('admitted' as const, 'held' as const, 'refused' as const),
+      transport: fc.constant('strict' as const),
+      secure: fc.boolean(),
+      httpsServed: fc.boolean(),
+      features: fc.constant(undefined),
+      required: proof,
+      certificate: fc.constantFrom(
+        'none' as const,
+        'good' as const,
+        'unknown' as const,
+        'ofAnother' as const,
+        'revoked' as const,
+        'unfit' as const,
+      ),
+      certificateAsked: fc.boolean(),
+      signedIn: fc.boolean(),
+    })
+    fc.assert(
+      fc.property(facts, (given) => {
+        const choice = chooseScript(given)
+        if (choice.script !== 'boot') return
+        expect(given).toMatchObject({ standing: 'admitted', secure: true })
+        expect(strength[choice.proved]).toBeGreaterThanOrEqual(strength[given.required])
+        if (choice.proved === 'certificate') expect(given.certificate).toBe('good')
+        if (choice.proved === 'login') expect(given.signedIn).toBe(true)
+      }),
+    )
   })
 })
 

@@ -193,7 +193,27 @@ const refusals: Readonly<Record<Refusal, readonly string[]>> = {
   machine: ['this machine is not admitted here.', 'To let it in, type on the server: slipway admit'],
   needsTls: [
     'this machine gets its script by HTTPS only; its iPXE asked without.',
-    'Add one that has it, or set transport to auto. Machine',
+    'Add one that has it, or allow less (transport, require):',
+  ],
+  needsCertificate: [
+    'this machine must prove itself by a certificate, and its iPXE has none.',
+    'On the server: slipway certificate issue',
+  ],
+  certificateUnknown: [
+    'the certificate in this iPXE is not known here.',
+    'On the server, make another: slipway certificate issue',
+  ],
+  certificateOfAnother: [
+    'the certificate in this iPXE was made for another machine.',
+    'On the server, make one for this: slipway certificate issue',
+  ],
+  certificateRevoked: [
+    'the certificate in this iPXE was revoked.',
+    'Make another on the server: slipway certificate issue',
+  ],
+  certificateUnfit: [
+    'the certificate in this iPXE is out of date, or not from here.',
+    'On the server, make another: slipway certificate issue',
   ],
   needsIscsi: ['this iPXE was built without iSCSI.', 'Add one that has it to the loaders folder, for machine'],
   noDisk: ['there is no disk image for this machine.', 'Assign one on the server, for machine'],
@@ -281,6 +301,6 @@ function pollSeconds(pollCount: number): string {
 }
 
 /** Addresses bring settings of the machine's with them: ${uuid}. */
-function uriWord(uri: string): Word {
+export function uriWord(uri: string): Word {
   return parseWord(uri, 1)
 }

@@ -1,9 +1,11 @@
 /** The `slipway` command: reads the command line, starts what it names, prints, and exits. Decides nothing itself. */
 import { Command, CommanderError } from 'commander'
 import { version } from '../app/version.ts'
+import { addAccountCommands } from './accounts.ts'
 import { addAdmissionCommands } from './admission.ts'
 import { addAuditCommand } from './audit.ts'
 import { addCaCommands } from './ca.ts'
+import { addCertificateCommands } from './certificates.ts'
 import { addCloneCommands } from './clones.ts'
 import { addDoctorCommand } from './doctor.ts'
 import { exitCode, reportFailure } from './exit.ts'
@@ -40,6 +42,8 @@ addCloneCommands(program)
 addDoctorCommand(program)
 addCaCommands(program)
 addAuditCommand(program)
+addCertificateCommands(program)
+addAccountCommands(program)
 addLoadersCommands(program)
 for (const command of program.commands) {
   command.exitOverride()

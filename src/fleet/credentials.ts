@@ -12,6 +12,7 @@ import type { Mac } from '../base/address.ts'
 import { assert } from '../base/assert.ts'
 import { Secret } from '../base/secret.ts'
 import { offeredCredentialsMax, offerValidMs } from './limits.ts'
+import type { Proof } from './proof.ts'
 
 export type Credential = {
   readonly user: string
@@ -29,6 +30,8 @@ export type BootCredentials = {
   /** What we prove to the machine (mutual CHAP). Never the same secret: RFC 7143 §9.2.1. */
   readonly target: Credential
   readonly mintedMs: number
+  /** What the machine had proved before it was given these. */
+  readonly proof: Proof
 }
 
 /** All credentials that one machine may use now. Kept, so that a restart of Slipway does not lock a running machine out. */
@@ -48,8 +51,16 @@ export const mintBytes: number = 4 * 10 + 5
 
 export type Names = { readonly initiatorName: string; readonly targetName: string }
 
-/** `random` is `mintBytes` bytes that nobody can guess. */
-export function mint(mac: Mac, names: Names, random: Uint8Array, nowMs: number): BootCredentials {
+export type MintTerms = {
+  readonly mac: Mac
+  readonly names: Names
+  readonly proof: Proof
+  /** `mintBytes` bytes that nobody can guess. */
+  readonly random: Uint8Array
+  readonly nowMs: number
+}
+
+export function mint({ mac, names, proof, random, nowMs }: MintTerms): BootCredentials {
   assert(random.byteLength === mintBytes, 'minting takes exactly mintBytes')
   const text = base32(random)
   const part = (index: number): string => text.slice(index * credentialCharacters, (index + 1) * credentialCharacters)
@@ -61,6 +72,7 @@ export function mint(mac: Mac, names: Names, random: Uint8Array, nowMs: number):
     initiator: { user: part(0), secret: new Secret(part(1)) },
     target: { user: part(2), secret: new Secret(part(3)) },
     mintedMs: nowMs,
+    proof,
   }
 }
 
@@ -96,6 +108,12 @@ export function use(ring: CredentialRing, user: string): Use {
 /** Whether what that boot was given is still worth anything. */
 export function holds(ring: CredentialRing, bootId: string): boolean {
   return ring.active?.bootId === bootId || ring.offered.some((boot) => boot.bootId === bootId)
+}
+
+/** Without the boots that began with a proof that counts no more. */
+export function without(ring: CredentialRing, isVoid: (proof: Proof) => boolean): CredentialRing {
+  const active = ring.active !== undefined && isVoid(ring.active.proof) ? undefined : ring.active
+  return { active, offered: ring.offered.filter(({ proof }) => !isVoid(proof)) }
 }
 
 function current(offered: readonly BootCredentials[], nowMs: number): BootCredentials[] {

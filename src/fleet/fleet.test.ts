@@ -13,6 +13,7 @@ import {
 } from './limits.ts'
 import { type Identity, sameUuid, serialOf, uuidOf } from './machine.ts'
 import { initiatorNameOf, macOfTargetName, namingAuthorityDefault, parseIscsiName, targetNameOf } from './names.ts'
+import { admissionOnly } from './proof.ts'
 import { MemoryFleetStore } from './store.ts'
 
 const mac = '52:54:00:77:00:10'
@@ -333,7 +334,8 @@ describe('the credentials of a boot', () => {
         let nowMs = 0
         const ended = new Set<string>()
         for (const { kind, pick } of moves) {
-          if (kind === 'offer') ring = offer(ring, mint(mac, names, random(mintBytes), nowMs), nowMs)
+          if (kind === 'offer')
+            ring = offer(ring, mint({ mac, names, proof: admissionOnly, random: random(mintBytes), nowMs }), nowMs)
           if (kind === 'wait') nowMs += (pick * offerValidMs) / 5
           if (kind === 'use') {
             const boot = candidates(ring, nowMs)[pick]

@@ -11,10 +11,12 @@ import {
   offer,
   type Use,
   use,
+  without,
 } from './credentials.ts'
 import { undecidedMachinesMax } from './limits.ts'
 import type { AdmissionPolicy, Assignment, Identity, Machine, TransportPolicy } from './machine.ts'
 import { initiatorNameOf, macOfTargetName, targetNameOf } from './names.ts'
+import { admissionOnly, type Proof, type ProofKind } from './proof.ts'
 import type { FleetStore } from './store.ts'
 
 export type FleetTerms = {
@@ -26,7 +28,13 @@ export type FleetTerms = {
   /** What the configuration assigns to some machines; it holds over what was assigned before. */
   readonly assignments?: ReadonlyMap<Mac, Assignment>
   readonly transport: TransportPolicy
+  /** What a machine must prove; undefined: that somebody admitted it. */
+  readonly require?: ProofKind
+  /** What the configuration says of some machines; it holds over the above. */
+  readonly demands?: ReadonlyMap<Mac, Demands>
 }
+
+export type Demands = { readonly transport: TransportPolicy | undefined; readonly require: ProofKind | undefined }
 
 /** A machine that the configuration names before it was ever seen. */
 export type ConfiguredMachine = {
@@ -107,15 +115,21 @@ export class Fleet {
     return this.assignmentOf(this.machine(mac) ?? stranger({ mac, uuid: undefined, serial: undefined }, 0))
   }
 
+  /** Who must prove something gets its script by TLS or not at all: nothing else carries the proof. */
   transportOf(machine: Machine): TransportPolicy {
-    return machine.transport ?? this.terms.transport
+    if (this.requiredOf(machine.mac) !== 'admission') return 'strict'
+    return this.terms.demands?.get(machine.mac)?.transport ?? machine.transport ?? this.terms.transport
+  }
+
+  requiredOf(mac: Mac): ProofKind {
+    return this.terms.demands?.get(mac)?.require ?? this.terms.require ?? 'admission'
   }
 
   /** For the script of one boot, which is the only place they go. */
-  offerCredentials(mac: Mac, nowMs: number): BootCredentials {
+  offerCredentials(mac: Mac, nowMs: number, proof: Proof = admissionOnly): BootCredentials {
     const authority = this.terms.namingAuthority
     const names = { initiatorName: initiatorNameOf(authority, mac), targetName: targetNameOf(authority, mac) }
-    const minted = mint(mac, names, this.#random(mintBytes), nowMs)
+    const minted = mint({ mac, names, proof, random: this.#random(mintBytes), nowMs })
     this.#store.changeCredentials(mac, (ring) => offer(ring, minted, nowMs))
     return minted
   }
@@ -150,6 +164,11 @@ export class Fleet {
   endOf(mac: Mac, bootId: string): 'released' | 'refused' | undefined {
     if (this.#store.machine(mac)?.decision === 'refused') return 'refused'
     return holds(this.#store.credentials(mac), bootId) ? undefined : 'released'
+  }
+
+  /** The boots of a machine that began with a proof which counts no more end now. */
+  releaseProvedBy(mac: Mac, isVoid: (proof: Proof) => boolean): void {
+    this.#store.changeCredentials(mac, (ring) => without(ring, isVoid))
   }
 
   /** All credentials of the machine end now. */

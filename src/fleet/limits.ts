@@ -19,3 +19,28 @@ export const iscsiNameBytesMax = 223
 /** What a machine says of itself (SMBIOS serial) and what people call it. */
 export const serialCharactersMax = 64
 export const machineNameCharactersMax = 63
+
+/** iPXE's `login` takes 63 characters of each (src/hci/tui/login_ui.c). */
+export const accountNameCharactersMax = 32
+/** NIST SP 800-63B §5.1.1.1. */
+export const passwordCharactersMin = 8
+export const passwordCharactersMax = 63
+
+export type SignInLimits = {
+  readonly freeTries: Readonly<Record<'address' | 'account', number>>
+  readonly firstPauseMs: number
+  readonly pauseMsMax: Readonly<Record<'address' | 'account', number>>
+  readonly forgottenMs: number
+  readonly remembered: number
+}
+
+/** Wrong passwords: see sign-in-limit.ts. */
+export const signInLimits: SignInLimits = {
+  freeTries: { address: 3, account: 10 },
+  firstPauseMs: 5_000,
+  /** An hour of trying is then some twenty tries from one address, and some seventy at one account. */
+  pauseMsMax: { address: 180_000, account: 60_000 },
+  forgottenMs: 60 * 60_000,
+  /** Addresses, and accounts, whose failures are remembered. */
+  remembered: 1_024,
+}

@@ -2,9 +2,11 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, expect, test } from 'vitest'
+import { Secret } from '../base/secret.ts'
 import { stranger } from '../fleet/admission.ts'
 import { Fleet } from '../fleet/fleet.ts'
 import { namingAuthorityDefault } from '../fleet/names.ts'
+import { openDatabase } from './database.ts'
 import { openFleetStore } from './fleet-store.ts'
 import { systemRandom } from './random.ts'
 
@@ -68,4 +70,53 @@ test('the counter of foreign changes moves when another process changes somethin
   expect(ours.foreignChanges()).not.toBe(before)
   ours.close()
   theirs.close()
+})
+
+test('a database of before there were proofs goes on: its machines, and its boots, which had proved nothing', () => {
+  const path = join(folder, 'old.db')
+  // As the first version made it and left it.
+  const old = openDatabase(path, [
+    `CREATE TABLE machine (
+       mac TEXT PRIMARY KEY, name TEXT, uuid TEXT, serial TEXT,
+       decision TEXT NOT NULL CHECK (decision IN ('undecided', 'admitted', 'refused')),
+       rival_uuid TEXT, assignment TEXT, transport TEXT, first_seen_ms INTEGER NOT NULL, last_seen_ms INTEGER NOT NULL
+     ) STRICT;
+     CREATE INDEX machine_undecided ON machine (last_seen_ms) WHERE decision = 'undecided';
+     CREATE TABLE credentials (mac TEXT PRIMARY KEY, ring TEXT NOT NULL) STRICT`,
+  ])
+  old.exec(`INSERT INTO machine VALUES ('${mac}', 'bench', NULL, NULL, 'admitted', NULL, NULL, NULL, 1, 2)`)
+  const login = (user: string): object => ({ user, secret: 'S'.repeat(16) })
+  const boot = { bootId: 'k3x9abcd', mac, initiatorName: 'i', targetName: 't', mintedMs: 5 }
+  const ring = { active: { ...boot, initiator: login('A'), target: login('B') }, offered: [] }
+  old.prepare('INSERT INTO credentials VALUES (?, ?)').run(mac, JSON.stringify(ring))
+  old.close()
+
+  const store = openFleetStore(path)
+  expect(store.machine(mac)).toMatchObject({ name: 'bench', decision: 'admitted' })
+  expect(store.credentials(mac).active).toMatchObject({ bootId: 'k3x9abcd', proof: { kind: 'admission' } })
+  expect(store.proofs.certificates()).toEqual([])
+  expect(store.proofs.accounts()).toEqual([])
+  store.close()
+})
+
+test('certificates and accounts are what they were; who is forgotten has no certificate any more', () => {
+  const path = join(folder, 'proofs.db')
+  const before = openFleetStore(path)
+  const certificate = { fingerprint: 'ab', mac, serial: '01', issuedMs: 1, notAfterMs: 2, revokedMs: undefined }
+  before.proofs.putCertificate(certificate)
+  before.proofs.putCertificate({ ...certificate, fingerprint: 'cd', issuedMs: 2, revokedMs: 3 })
+  before.proofs.putAccount({ name: 'ann', password: new Secret('kept'), madeMs: 4 })
+  before.close()
+
+  const after = openFleetStore(path)
+  const { proofs } = after
+  expect(proofs.certificate('ab')).toEqual(certificate)
+  expect(proofs.certificates().map(({ revokedMs }) => revokedMs)).toEqual([undefined, 3])
+  expect(proofs.account('ann')).toMatchObject({ name: 'ann', madeMs: 4 })
+  expect(proofs.account('ann')?.password.reveal()).toBe('kept')
+  proofs.removeAccount('ann')
+  expect(proofs.accounts()).toEqual([])
+  after.removeMachine(mac)
+  expect(proofs.certificate('ab')).toBeUndefined()
+  after.close()
 })

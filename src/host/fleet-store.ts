@@ -2,10 +2,14 @@
 import type { DatabaseSync, StatementSync } from 'node:sqlite'
 import { assert } from '../base/assert.ts'
 import { Secret } from '../base/secret.ts'
+import type { AccountStore } from '../fleet/accounts.ts'
+import type { CertificateStore } from '../fleet/certificates.ts'
 import type { BootCredentials, CredentialRing } from '../fleet/credentials.ts'
 import type { Assignment, Decision, Machine, TransportPolicy } from '../fleet/machine.ts'
+import type { Proof } from '../fleet/proof.ts'
 import type { FleetStore } from '../fleet/store.ts'
 import { type Migrations, openDatabase } from './database.ts'
+import { createProofStore } from './proof-store.ts'
 
 const migrations: Migrations = [
   `CREATE TABLE machine (
@@ -25,17 +29,36 @@ const migrations: Migrations = [
      mac TEXT PRIMARY KEY,
      ring TEXT NOT NULL
    ) STRICT`,
+  `CREATE TABLE certificate (
+     fingerprint TEXT PRIMARY KEY,
+     mac TEXT NOT NULL,
+     serial TEXT NOT NULL,
+     issued_ms INTEGER NOT NULL,
+     not_after_ms INTEGER NOT NULL,
+     revoked_ms INTEGER
+   ) STRICT;
+   CREATE TABLE account (
+     name TEXT PRIMARY KEY,
+     password TEXT NOT NULL,
+     made_ms INTEGER NOT NULL
+   ) STRICT`,
 ]
 
 const machineColumns =
   'mac, name, uuid, serial, decision, rival_uuid, assignment, transport, first_seen_ms, last_seen_ms'
 
+export interface OpenFleetStore extends FleetStore {
+  readonly proofs: CertificateStore & AccountStore
+  close(): void
+}
+
 /** The file holds secrets: it stands in the state directory, which only its owner may enter. @throws {OperationError} */
-export function openFleetStore(path: string): FleetStore & { close(): void } {
+export function openFleetStore(path: string): OpenFleetStore {
   return new SqliteFleetStore(openDatabase(path, migrations))
 }
 
-class SqliteFleetStore implements FleetStore {
+class SqliteFleetStore implements OpenFleetStore {
+  readonly proofs: CertificateStore & AccountStore
   readonly #database: DatabaseSync
   readonly #selectMachine: StatementSync
   readonly #selectRing: StatementSync
@@ -51,6 +74,7 @@ class SqliteFleetStore implements FleetStore {
       `INSERT OR REPLACE INTO machine (${machineColumns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
     )
     this.#putRing = database.prepare('INSERT OR REPLACE INTO credentials (mac, ring) VALUES (?, ?)')
+    this.proofs = createProofStore(database)
     this.#dataVersion = database.prepare('PRAGMA data_version')
   }
 
@@ -88,6 +112,7 @@ class SqliteFleetStore implements FleetStore {
     this.#atomically(() => {
       this.#database.prepare('DELETE FROM machine WHERE mac = ?').run(mac)
       this.#database.prepare('DELETE FROM credentials WHERE mac = ?').run(mac)
+      this.#database.prepare('DELETE FROM certificate WHERE mac = ?').run(mac)
     })
   }
 
@@ -172,13 +197,15 @@ function textOf(ring: CredentialRing): string {
   return JSON.stringify({ active, offered: ring.offered.map(revealed) })
 }
 
-type Revealed = Omit<BootCredentials, 'initiator' | 'target'> &
-  Record<'initiator' | 'target', { user: string; secret: string }>
+/** What was written before there were proofs has none. */
+type Revealed = Omit<BootCredentials, 'initiator' | 'target' | 'proof'> &
+  Record<'initiator' | 'target', { user: string; secret: string }> & { proof?: Proof }
 
 function ringOf(stored: string): CredentialRing {
   const ring = JSON.parse(stored) as { active?: Revealed; offered: Revealed[] }
   const hidden = (boot: Revealed): BootCredentials => ({
     ...boot,
+    proof: boot.proof ?? { kind: 'admission' },
     initiator: { user: boot.initiator.user, secret: new Secret(boot.initiator.secret) },
     target: { user: boot.target.user, secret: new Secret(boot.target.secret) },
   })

@@ -6,7 +6,7 @@
  */
 import { createConnection, createServer, type Server, type Socket } from 'node:net'
 import { OperationError } from '../base/errors.ts'
-import type { TcpConnection, TcpHandler, TcpListener, TcpNetwork } from '../ports/tcp.ts'
+import type { PeerCertificate, TcpConnection, TcpHandler, TcpListener, TcpNetwork } from '../ports/tcp.ts'
 import type { Endpoint } from '../ports/udp.ts'
 import { takeInheritedSocket } from './activation.ts'
 import { codeOf } from './file.ts'
@@ -70,8 +70,12 @@ export function listenOn(server: Server, binding: Endpoint): Promise<TcpListener
 }
 
 /** Makes a Node socket (plain or TLS) into a TcpConnection. */
-export function adopt(socket: Socket, accept: (connection: TcpConnection) => TcpHandler): TcpConnection {
-  const connection = new SystemTcpConnection(socket)
+export function adopt(
+  socket: Socket,
+  accept: (connection: TcpConnection) => TcpHandler,
+  certificate?: PeerCertificate,
+): TcpConnection {
+  const connection = new SystemTcpConnection(socket, certificate)
   const handler = accept(connection)
   let reason = 'closed'
   const watch = handler.borrowsChunks ? connection.pollFor(handler) : undefined
@@ -96,6 +100,7 @@ let poller: TcpPoller | undefined
 class SystemTcpConnection implements TcpConnection {
   readonly remote: Endpoint
   readonly local: Endpoint
+  readonly certificate: PeerCertificate | undefined
   readonly #socket: Socket
   /** Undefined for TLS, and where there are no native calls: everything then goes through the stream. */
   readonly #fd: number | undefined
@@ -110,8 +115,9 @@ class SystemTcpConnection implements TcpConnection {
   #polled: PolledConnection | undefined
   readonly #flush = (): void => this.#flushNow()
 
-  constructor(socket: Socket) {
+  constructor(socket: Socket, certificate: PeerCertificate | undefined) {
     this.#socket = socket
+    this.certificate = certificate
     this.remote = { address: plain(socket.remoteAddress), port: socket.remotePort ?? 0 }
     this.local = { address: plain(socket.localAddress), port: socket.localPort ?? 0 }
     this.#fd = native === undefined || 'encrypted' in socket ? undefined : descriptorOf(socket)

@@ -11,7 +11,7 @@ import {
   type Server as TlsServer,
 } from 'node:tls'
 import type { Secret } from '../base/secret.ts'
-import type { TcpListener, TcpNetwork } from '../ports/tcp.ts'
+import type { PeerCertificate, TcpListener, TcpNetwork } from '../ports/tcp.ts'
 import type { Endpoint } from '../ports/udp.ts'
 import { codeOf } from './file.ts'
 import { adopt, listenOn } from './tcp.ts'
@@ -37,8 +37,7 @@ export type TlsSession = {
   readonly protocol: string
   readonly cipher: string
   readonly serverName: string | undefined
-  /** SHA-256 of the client's certificate as hex, if it proved one by our CA. */
-  readonly clientFingerprint: string | undefined
+  readonly certificate: PeerCertificate | undefined
 }
 
 /** A handshake that came to nothing. */
@@ -74,8 +73,9 @@ export function createTlsNetwork(terms: TlsTerms, events: TlsEvents, plain: TcpN
       const server = createServer(
         { ...optionsOf(current), handshakeTimeout: handshakeMsMax, noDelay: true },
         (socket) => {
-          events.secured(describe(socket))
-          adopt(socket, accept)
+          const session = describe(socket)
+          events.secured(session)
+          adopt(socket, accept, session.certificate)
         },
       )
       const openings = new WeakMap<object, Opening>()
@@ -176,13 +176,21 @@ function optionsOf(terms: TlsTerms): SecureContextOptions & { requestCert: boole
 }
 
 function describe(socket: TLSSocket): TlsSession {
-  const proved = socket.authorized ? socket.getPeerCertificate() : undefined
   const name: unknown = socket.servername
   return {
     remote: endpointOf(socket),
     protocol: socket.getProtocol() ?? 'unknown',
     cipher: socket.getCipher().name,
     serverName: typeof name === 'string' && name !== '' ? name : undefined,
-    clientFingerprint: proved?.fingerprint256?.replaceAll(':', '').toLowerCase(),
+    certificate: certificateOf(socket),
   }
+}
+
+function certificateOf(socket: TLSSocket): PeerCertificate | undefined {
+  // Empty where it was not asked for, or where the client has none.
+  const shown: Partial<ReturnType<TLSSocket['getPeerCertificate']>> = socket.getPeerCertificate()
+  if (shown.fingerprint256 === undefined) return undefined
+  const fingerprint = shown.fingerprint256.replaceAll(':', '').toLowerCase()
+  if (socket.authorized) return { kind: 'good', fingerprint }
+  return { kind: 'bad', fingerprint, reason: String(socket.authorizationError) }
 }

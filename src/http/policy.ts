@@ -1,4 +1,5 @@
 /** What the HTTP server asks of whoever knows what there is to fetch, and what it tells whoever follows a boot. */
+import type { PeerCertificate } from '../ports/tcp.ts'
 import type { Endpoint } from '../ports/udp.ts'
 
 export type HttpRequest = {
@@ -6,6 +7,8 @@ export type HttpRequest = {
   readonly local: Endpoint
   /** The connection is TLS. */
   readonly secure: boolean
+  /** What the client has shown by TLS, if anything. */
+  readonly certificate?: PeerCertificate | undefined
   readonly method: 'GET' | 'HEAD' | 'POST'
   /**
    * Percent-decoded and normal: begins with a slash, slashes single, no `.` or `..` segment, no control character.

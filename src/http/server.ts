@@ -338,6 +338,7 @@ class Connection implements TcpHandler {
       from: this.#tcp.remote,
       local: this.#tcp.local,
       secure: this.#server.options.secure,
+      certificate: this.#tcp.certificate,
       method: method as HttpRequest['method'],
       path: target.path,
       query: target.query,

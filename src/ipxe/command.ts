@@ -57,6 +57,8 @@ export function set(name: string, ...pieces: readonly Piece[]): Command {
 export const clear = (name: string): Command => [word('clear'), word(name)]
 export const goto = (label: Piece): Command => [word('goto'), word(label)]
 export const exit = (status = 0): Command => (status === 0 ? [word('exit')] : [word('exit'), word(String(status))])
+/** Lets a person type `username` and `password`. Fails when cancelled. */
+export const login: Command = [word('login')]
 export const sleep = (seconds: Piece): Command => [word('sleep'), word(seconds)]
 export const iseq = (a: Piece, b: Piece): Command => [word('iseq'), word(a), word(b)]
 export const isset = (value: Piece): Command => [word('isset'), word(value)]

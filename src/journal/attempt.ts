@@ -10,7 +10,7 @@
  * before: `beginsAnew` has the rule. Everything else about the machine belongs to the attempt that is under way.
  */
 import type { Mac } from '../base/address.ts'
-import type { BootEvent, Stage } from './events.ts'
+import type { BootEvent, ProvedBy, Stage } from './events.ts'
 import { discoverBurstMs, stepsPerAttemptMax } from './limits.ts'
 
 /** How far it came; each is reached by what the machine did, not by what it was told. */
@@ -60,6 +60,8 @@ export type Attempt = {
   readonly image: string | undefined
   /** Which credentials it booted with. */
   readonly bootId: string | undefined
+  /** What it had proved before it got those. */
+  readonly proof?: ProvedBy | undefined
   readonly reached: Reached
   /** When each was reached first, since the beginning. */
   readonly reachedAfterMs: Readonly<Partial<Record<Reached, number>>>
@@ -155,10 +157,16 @@ function apply(before: Attempt, event: BootEvent, text: string): Attempt {
       return event.status < 300 && event.path.startsWith('/loader/') ? reached(attempt, 'loader', event) : attempt
     case 'scriptServed': {
       const at = { ...reached(attempt, 'script', event), stage: later(attempt.stage, 'ipxe') }
-      if (event.script === 'held') return { ...at, outcome: { kind: 'held' } }
+      if (event.script === 'held' || event.script === 'signIn') return { ...at, outcome: { kind: 'held' } }
       if (event.script === 'refused')
         return { ...at, outcome: { kind: 'refused', reason: 'it was told so by its script' } }
-      return { ...at, outcome: { kind: 'underWay' }, image: event.image ?? at.image, bootId: event.bootId ?? at.bootId }
+      return {
+        ...at,
+        outcome: { kind: 'underWay' },
+        image: event.image ?? at.image,
+        bootId: event.bootId ?? at.bootId,
+        proof: event.proof ?? at.proof,
+      }
     }
     case 'held':
       return { ...attempt, outcome: { kind: 'held' } }

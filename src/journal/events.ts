@@ -95,6 +95,8 @@ export type Happening =
       readonly bootId: string | undefined
       readonly image: string | undefined
       readonly encrypted: boolean
+      /** Of script `boot`: what the machine had proved before. Missing in journals of before there were proofs. */
+      readonly proof?: ProvedBy | undefined
     }
   /** The script said on its way how it goes: `step` is one of the script's own words. */
   | { readonly kind: 'machineReported'; readonly step: string; readonly error: string | undefined }
@@ -141,6 +143,24 @@ export type Happening =
   | { readonly kind: 'refused'; readonly reason: string }
   /** The MAC address came with another UUID: a changed board, or an impostor. */
   | { readonly kind: 'identityAlarm'; readonly knownUuid: string; readonly seenUuid: string }
+  /** A certificate that opens nothing. `detail` is OpenSSL's word, where that found the fault. */
+  | {
+      readonly kind: 'certificateRefused'
+      /** SHA-256, hex. */
+      readonly fingerprint: string
+      readonly reason: 'unknown' | 'ofAnother' | 'revoked' | 'unfit'
+      readonly detail: string | undefined
+    }
+  | { readonly kind: 'signedIn'; readonly account: string }
+  /** `account` is undefined for a name that does not exist: it may be a password, typed in the wrong line. */
+  | { readonly kind: 'signInFailed'; readonly account: string | undefined }
+  | {
+      readonly kind: 'signInSlowed'
+      readonly by: 'address' | 'account'
+      readonly account: string | undefined
+      readonly failureCount: number
+      readonly waitMs: number
+    }
   | { readonly kind: 'credentialsMinted'; readonly bootId: string }
   | { readonly kind: 'credentialsEnded'; readonly bootId: string; readonly reason: 'nextBoot' | 'released' | 'refused' }
 
@@ -173,8 +193,17 @@ export type Happening =
   | { readonly kind: 'serviceFailed'; readonly service: string; readonly reason: string; readonly hint: string }
   | { readonly kind: 'stopping' }
 
-/** boot: the disk, with credentials. held: wait for admission. refused: go away. local: the firmware's own disk. */
-export type ScriptName = 'boot' | 'held' | 'refused' | 'local'
+/**
+ * boot: the disk, with credentials. held: wait for admission. prove: ask again with the certificate. signIn: wait for a person who
+ * signs in. refused: go away. local: the firmware's own disk.
+ */
+export type ScriptName = 'boot' | 'held' | 'prove' | 'signIn' | 'refused' | 'local'
+
+/** What a machine proved before it got secrets. `fingerprint`: SHA-256 of its certificate, hex. */
+export type ProvedBy =
+  | { readonly kind: 'certificate'; readonly fingerprint: string }
+  | { readonly kind: 'login'; readonly account: string }
+  | { readonly kind: 'admission' }
 
 /** Whose event it is, as far as is known. */
 export type EventSource = {

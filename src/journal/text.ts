@@ -1,7 +1,7 @@
 /** One event as a line for programs, and as a line for people. */
 import { unreachable } from '../base/assert.ts'
 import { formatBytes } from '../base/units.ts'
-import type { BootEvent, Happening } from './events.ts'
+import type { BootEvent, Happening, ProvedBy } from './events.ts'
 import { foreignTextCharactersMax } from './limits.ts'
 
 /** One line of JSON: `--json-events`. Begins with when and what, so that a person who looks can read it too. */
@@ -86,6 +86,14 @@ export function sentence(event: Happening): string {
       return `is refused: ${event.reason}`
     case 'identityAlarm':
       return `came with UUID ${event.seenUuid}, but was known with ${event.knownUuid}: another board, or an impostor`
+    case 'certificateRefused':
+      return `is refused: its certificate ${certificateFault(event)}`
+    case 'signedIn':
+      return `somebody signed in there as ${event.account}`
+    case 'signInFailed':
+      return `somebody could not sign in there: ${event.account === undefined ? 'no such account' : `wrong password of ${event.account}`}`
+    case 'signInSlowed':
+      return `${event.by === 'account' ? `account ${event.account ?? 'unknown'}` : 'this address'} is slowed down after ${event.failureCount} wrong passwords: ${seconds(event.waitMs)}`
     case 'credentialsMinted':
       return `gets credentials for boot ${event.bootId}`
     case 'credentialsEnded':
@@ -124,15 +132,45 @@ function scriptSentence(event: Extract<Happening, { kind: 'scriptServed' }>): st
   const how = event.encrypted ? 'by HTTPS' : 'by HTTP'
   switch (event.script) {
     case 'boot':
-      return `gets its script ${how}: ${foreign(event.image ?? 'its disk')}`
+      return `gets its script ${how}${provedWords(event.proof)}: ${foreign(event.image ?? 'its disk')}`
     case 'held':
       return `is told by script to wait, ${how}`
+    case 'prove':
+      return `is asked by script for its certificate, ${how}`
+    case 'signIn':
+      return `waits for somebody to sign in, ${how}`
     case 'refused':
       return `is told by script to go on without, ${how}`
     case 'local':
       return `is sent to its own disk, ${how}`
     default:
       return unreachable(event.script)
+  }
+}
+
+function provedWords(proof: ProvedBy | undefined): string {
+  switch (proof?.kind) {
+    case undefined:
+    case 'admission':
+      return ''
+    case 'login':
+      return `, for ${proof.account} signed in`
+    case 'certificate':
+      return `, for it proved itself by certificate ${proof.fingerprint.slice(0, 16)}`
+  }
+}
+
+function certificateFault(event: Extract<Happening, { kind: 'certificateRefused' }>): string {
+  const which = event.fingerprint.slice(0, 16)
+  switch (event.reason) {
+    case 'unknown':
+      return `${which} was not made here`
+    case 'ofAnother':
+      return `${which} is another machine's`
+    case 'revoked':
+      return `${which} was revoked`
+    case 'unfit':
+      return `${which} does not hold: ${foreign(event.detail ?? '')}`
   }
 }
 

@@ -1,9 +1,17 @@
 import type { Endpoint } from './udp.ts'
 
+export type PeerCertificate =
+  /** Signed by the authority that was asked for, in its time, for a client; and its key was there. */
+  | { readonly kind: 'good' /** SHA-256, hex. */; readonly fingerprint: string }
+  /** `reason` is OpenSSL's: 'CERT_HAS_EXPIRED'. */
+  | { readonly kind: 'bad'; readonly fingerprint: string; readonly reason: string }
+
 /** One accepted or made connection. All callbacks come on one event loop, never inside a call made here. */
 export interface TcpConnection {
   readonly remote: Endpoint
   readonly local: Endpoint
+  /** What the other side has shown by TLS; absent where it was not asked for a certificate, or has none. */
+  readonly certificate?: PeerCertificate | undefined
   /** Chunks given in one event-loop turn leave in one write. Bytes are lent until `release` (or for good if absent). */
   write(chunk: Uint8Array, release?: () => void): void
   /** Bytes accepted by `write` and not yet taken by the kernel. */

@@ -71,6 +71,8 @@ export interface LeafTerms {
   readonly names: SubjectNames
   /** Absent: the first of the names. */
   readonly commonName?: string
+  /** Absent: what servers have, which renew themselves. */
+  readonly days?: number
   readonly nowMs: number
 }
 
@@ -87,7 +89,7 @@ export async function issueLeaf(authority: Identity, terms: LeafTerms, ports: Tr
     throw new OperationError('authorityExpired', what, hint)
   }
   const key = await ports.keys.generate(terms.keyKind)
-  const dates = validity(terms.nowMs, leafDays)
+  const dates = validity(terms.nowMs, terms.days ?? leafDays)
   const certificate = makeCertificate(
     {
       profile: terms.profile,

@@ -97,14 +97,21 @@ export function tlsIdentityOf(identity: Identity): { readonly certificateChain: 
 /** A certificate with which one machine proves itself (iPXE with CERT= and PRIVKEY=). @throws as issueLeaf */
 export async function issueMachineCertificate(
   authority: Identity,
-  terms: { readonly machine: string; readonly nowMs: number },
+  terms: { readonly machine: string; readonly days: number; readonly nowMs: number },
   ports: TrustPorts,
 ): Promise<Identity> {
   const none = { dns: [], ip: [] }
   // RSA: the iPXE of 2019 can sign with nothing else.
   return issueLeaf(
     authority,
-    { profile: 'client', keyKind: 'rsa3072', names: none, commonName: terms.machine, nowMs: terms.nowMs },
+    {
+      profile: 'client',
+      keyKind: 'rsa3072',
+      names: none,
+      commonName: terms.machine,
+      days: terms.days,
+      nowMs: terms.nowMs,
+    },
     ports,
   )
 }

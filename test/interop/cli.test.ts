@@ -54,7 +54,7 @@ test.each([
     'a MAC address that is none',
     ['admit', 'mine', '--state', state],
     2,
-    /mine is not a MAC address\n {2}Write it like/,
+    /mine is not a MAC address, and no machine has that name\n {2}Write it like/,
   ],
   ['half a credential', ['target', image, '--chap', 'user'], 2, /--chap-secret-file FILE is missing\n {2}Give both/],
   ['mutual alone', ['target', image, '--mutual', 'u', '--mutual-secret-file', 'f'], 2, /--mutual needs --chap/],

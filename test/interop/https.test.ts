@@ -83,6 +83,7 @@ async function serve({ compat, ...changed }: Changed = {}): Promise<Served> {
   const said: Happening[] = []
   const service = new HttpsService({
     listen: { address, port: 0 },
+    proofListen: { address, port: 0 },
     certificates: { address, serverName: undefined, own: undefined, dnsServers: [], trustDirectory, ...changed },
     compat: compat ?? ['ipxe-2019', 'ovmf'],
     serve: () => ({ status: 200, body: { kind: 'text', text: 'yes' } }),
@@ -163,7 +164,8 @@ test('while months go by, the running server makes and shows new certificates', 
   const after = await shown(served)
   expect(Date.parse(after.valid_to) - Date.parse(before.valid_to)).toBeGreaterThan(290 * dayMs)
   expect((await shown(served, { ...old, ciphers: 'AES128-SHA256:@SECLEVEL=0' })).valid_to).toBe(after.valid_to)
-  expect(served.said.filter(({ kind }) => kind === 'serviceReady')).toHaveLength(1)
+  const ready = served.said.flatMap((event) => (event.kind === 'serviceReady' ? [event.service] : []))
+  expect(ready, 'each once').toEqual(['https', 'https for proofs'])
   expect(served.said.filter(({ kind }) => kind === 'serviceFailed')).toEqual([])
 })
 

@@ -84,6 +84,16 @@ fi
 sources=$1
 shift
 [ $# -gt 0 ] || set -- bin-x86_64-efi/snp.efi bin-x86_64-efi/snponly.efi bin/undionly.kpxe
+# A certificate of the machine's own (slipway certificate issue MAC --out DIR): MACHINE=DIR, or in this folder.
+machine=\${MACHINE:-$kit}
+certificates=$kit/ca.crt
+key=
+results=$kit
+if [ -f "$machine/machine.key" ]; then
+  certificates=$machine/machine.crt,$kit/ca.crt
+  key=$machine/machine.key
+  results=$machine
+fi
 mkdir -p "$sources/src/config/local"
 cp "$kit/config/general.h" "$sources/src/config/local/general.h"
 for target in "$@"; do
@@ -93,10 +103,15 @@ for target in "$@"; do
   *) rm -f "$sources/src/config/local/nap.h" ;;
   esac
   make -C "$sources/src" -j"$(nproc)" "$target" \\
-    EMBED="$kit/embed.ipxe" CERT="$kit/ca.crt" TRUST="$kit/ca.crt" \${CROSS:+CROSS="$CROSS"}
-  cp "$sources/src/$target" "$kit/$(echo "$target" | tr / -)"
+    EMBED="$kit/embed.ipxe" CERT="$certificates" TRUST="$kit/ca.crt" \${key:+PRIVKEY="$key"} \${CROSS:+CROSS="$CROSS"}
+  cp "$sources/src/$target" "$results/$(echo "$target" | tr / -)"
 done
-echo "Give them to Slipway: slipway loaders add FILE"
+if [ -n "$key" ]; then
+  echo "They hold the key of one machine: put them into its flash, or on a stick that stays with it. Do not give them to"
+  echo "Slipway: what it hands out by TFTP or HTTP can be read by whoever asks."
+else
+  echo "Give them to Slipway: slipway loaders add FILE"
+fi
 `
 
 function readme({ authoritySubject, fingerprint }: KitTerms): string {
@@ -111,6 +126,9 @@ ca.crt             ${authoritySubject}
 embed.ipxe         asks DHCP, then loads the machine's script from the HTTPS address it was told
 config/general.h   HTTPS, VLAN, NTP and the commands that Slipway's scripts use
 config/nap.h       for U-Boot: never rest the processor (doc/README.iscsi there)
+
+MACHINE=DIR ./build PATH-TO-IPXE-SOURCES makes them for one machine alone, with the certificate that
+\`slipway certificate issue MACHINE --out DIR\` has put there: such a machine can prove which one it is.
 
 The key of the CA is not here and is not needed. Whoever has these binaries can start a boot, and gets no secret by it.
 `

@@ -1,0 +1,131 @@
+/**
+ * What a request for a script proves: the certificate that came with it, or a person's name and password. Says what it found;
+ * what follows from it is decided by boot/choose-script.ts.
+ */
+import type { Mac } from '../base/address.ts'
+import { Secret } from '../base/secret.ts'
+import type { CertificateTrouble } from '../boot/choose-script.ts'
+import type { SignInTrouble } from '../boot/proof-scripts.ts'
+import { type AccountStore, accountName } from '../fleet/accounts.ts'
+import { type CertificateStore, faultOf } from '../fleet/certificates.ts'
+import { SignInLimit } from '../fleet/sign-in-limit.ts'
+import type { HttpRequest } from '../http/policy.ts'
+import type { Clock } from '../ports/clock.ts'
+import type { PasswordHash } from '../ports/password.ts'
+import type { EventStream } from './event-stream.ts'
+
+export type ProofDeskParts = {
+  readonly proofs: CertificateStore & AccountStore
+  readonly passwords: PasswordHash
+  readonly events: EventStream
+  readonly clock: Clock
+}
+
+export type ShownCertificate =
+  | { readonly kind: 'none' }
+  | { readonly kind: 'good'; readonly fingerprint: string }
+  | { readonly kind: CertificateTrouble; readonly fingerprint: string }
+
+export type SignIn =
+  | { readonly kind: 'none' }
+  | { readonly kind: 'signedIn'; readonly account: string }
+  | { readonly kind: 'refused'; readonly trouble: SignInTrouble }
+
+/** Tries that wait for their turn: each takes a tenth of a second of one processor, one after the other. */
+const triesWaitingMax = 32
+
+export class ProofDesk {
+  readonly #parts: ProofDeskParts
+  readonly #limit = new SignInLimit()
+  #triesWaiting = 0
+  #turn: Promise<unknown> = Promise.resolve()
+  /** By address: one try after the other, so that many at once do not pass before the first has failed. */
+  readonly #trying = new Set<string>()
+  #decoy: Promise<Secret> | undefined
+
+  constructor(parts: ProofDeskParts) {
+    this.#parts = parts
+  }
+
+  /** What the certificate of this connection says about `mac`. */
+  certificate(mac: Mac, request: HttpRequest): ShownCertificate {
+    const { certificate: shown, from } = request
+    if (shown === undefined) return { kind: 'none' }
+    const { fingerprint } = shown
+    const fault = shown.kind === 'bad' ? 'unfit' : faultOf(this.#parts.proofs.certificate(fingerprint), mac)
+    if (fault === undefined) return { kind: 'good', fingerprint }
+    const detail = shown.kind === 'bad' ? shown.reason : undefined
+    const whose = { mac, address: from.address }
+    this.#parts.events.emit(whose, { kind: 'certificateRefused', fingerprint, reason: fault, detail })
+    return { kind: fault, fingerprint }
+  }
+
+  /** Looks at the name and the password that came with a request by TLS. */
+  async signIn(mac: Mac, request: HttpRequest): Promise<SignIn> {
+    const typed = request.secure ? parseBasic(request.headers.get('authorization')) : undefined
+    if (typed === undefined) return { kind: 'none' }
+    const { clock, events, proofs } = this.#parts
+    const { address } = request.from
+    const account = proofs.account(accountName(typed.name) ?? '')
+    // What was typed for a name may be a password: only names that exist are ever told.
+    const name = account?.name
+    const slowed = this.#limit.slowed(address, name, clock.nowMs())
+    if (slowed !== undefined) return refusedUntil(slowed.untilMs, clock)
+    if (this.#trying.has(address) || this.#triesWaiting >= triesWaitingMax)
+      return refusedUntil(clock.nowMs() + 1, clock)
+    this.#trying.add(address)
+    const verified = this.#verify(typed.password, account?.password)
+    const isRight = await verified.finally(() => this.#trying.delete(address))
+    const whose = { mac, address }
+    if (isRight && name !== undefined) {
+      this.#limit.succeeded(address)
+      events.emit(whose, { kind: 'signedIn', account: name })
+      return { kind: 'signedIn', account: name }
+    }
+    events.emit(whose, { kind: 'signInFailed', account: name })
+    for (const { by, failureCount, untilMs } of this.#limit.failed(address, name, clock.nowMs())) {
+      const waitMs = Math.ceil(untilMs - clock.nowMs())
+      events.emit(whose, { kind: 'signInSlowed', by, account: name, failureCount, waitMs })
+    }
+    return { kind: 'refused', trouble: { kind: 'wrong' } }
+  }
+
+  /** One at a time: files are read by the same few threads. As slow for a name that does not exist. */
+  async #verify(password: Secret, kept: Secret | undefined): Promise<boolean> {
+    const { passwords } = this.#parts
+    this.#triesWaiting++
+    const verified = this.#turn.then(async () => {
+      this.#decoy ??= passwords.hash(new Secret('nobody has this one'))
+      return (await passwords.verify(password, kept ?? (await this.#decoy))) && kept !== undefined
+    })
+    this.#turn = verified.catch(() => undefined)
+    try {
+      return await verified
+    } finally {
+      this.#triesWaiting--
+    }
+  }
+}
+
+function refusedUntil(untilMs: number, clock: Clock): SignIn {
+  const waitSeconds = Math.max(1, Math.ceil((untilMs - clock.nowMs()) / 1_000))
+  return { kind: 'refused', trouble: { kind: 'slowed', waitSeconds } }
+}
+
+/** RFC 7617 §2: base64 of 'name:password'. Undefined: there is none, or nothing that can be read. */
+function parseBasic(header: string | undefined): { readonly name: string; readonly password: Secret } | undefined {
+  const encoded = /^Basic +([A-Za-z0-9+/]+={0,2})$/i.exec(header ?? '')?.[1]
+  if (encoded === undefined) return undefined
+  const text = decodeBase64(encoded)
+  const colon = text?.indexOf(':') ?? -1
+  if (text === undefined || colon === -1) return undefined
+  return { name: text.slice(0, colon), password: new Secret(text.slice(colon + 1)) }
+}
+
+function decodeBase64(text: string): string | undefined {
+  try {
+    return new TextDecoder('utf-8', { fatal: true }).decode(Uint8Array.from(atob(text), (byte) => byte.charCodeAt(0)))
+  } catch {
+    return undefined // a name and a password that nobody can have
+  }
+}

@@ -29,7 +29,7 @@ export function addAuditCommand(program: Command): void {
 const grades = `
 Grades, each the worst that was found:
   A  nothing of the boot could be read or changed on the wire
-  B  it rests on an algorithm that is old
+  B  it rests on an algorithm that is old, or on a switch that keeps others out
   C  somebody between the two can read or change blocks, or ask in the machine's name
   D  somebody who answers first can put another program or another disk in the place of ours
   E  whoever only listens has the secrets of this boot
@@ -46,7 +46,8 @@ function timeOf({ startedMs }: Audited): string {
   return new Date(startedMs).toISOString().slice(0, 19).replace('T', ' ')
 }
 
-function inFull(audit: Audited): string {
+/** Everything that an audit says, for a person. */
+export function inFull(audit: Audited): string {
   const { mac, name, grade, steps, reasons } = audit
   const who = name === undefined ? mac : `${name} (${mac})`
   const blocks = steps.map((step) =>

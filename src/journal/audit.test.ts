@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { reduce } from './attempt.ts'
 import { type Audit, auditBoot, type Grade } from './audit.ts'
-import type { BootEvent, Happening } from './events.ts'
+import type { BootEvent, Happening, ProvedBy } from './events.ts'
 import { discover, fetched, login, served, stream, testMac, wholeBoot } from './testing/streams.ts'
 import { sentence } from './text.ts'
 
@@ -15,6 +15,9 @@ function auditOf(happenings: readonly Happening[], storageApart = false): Audit 
 }
 
 const byHttps: Happening = { ...served('boot'), encrypted: true } as Happening
+const byHttpsFor = (proof: ProvedBy, more: object = {}): Happening => ({ ...byHttps, proof, ...more }) as Happening
+const certified = byHttpsFor({ kind: 'certificate', fingerprint: 'ab'.repeat(32) })
+const signedIn = byHttpsFor({ kind: 'login', account: 'ann' })
 const tls = (cipher: string, protocol = 'TLSv1.2', clientFingerprint?: string): Happening => ({
   kind: 'tlsAgreed',
   protocol,
@@ -26,6 +29,14 @@ const modern = tls('ECDHE-RSA-AES128-GCM-SHA256')
 const proven = tls('TLS_AES_128_GCM_SHA256', 'TLSv1.3', 'ab'.repeat(32))
 const loginWith = (more: object): Happening => ({ ...login(1, 'ipxe'), ...more }) as Happening
 const sha256 = loginWith({ algorithm: 'sha256' })
+const loaderByHttps: Happening = {
+  kind: 'httpServed',
+  path: '/loader/snp.efi',
+  status: 200,
+  sentBytes: 1,
+  durationMs: 1,
+  encrypted: true,
+}
 const own = discover('ipxe', 'iPXE 2.0.0 on UEFI x86_64')
 
 const boots: ReadonlyArray<[what: string, grade: Grade | undefined, audit: Audit, worst: RegExp | undefined]> = [
@@ -45,35 +56,61 @@ const boots: ReadonlyArray<[what: string, grade: Grade | undefined, audit: Audit
   [
     'one-way CHAP',
     'D',
-    auditOf([own, proven, byHttps, loginWith({ authentication: 'oneWay' })], true),
+    auditOf([own, proven, certified, loginWith({ authentication: 'oneWay' })], true),
     /proved nothing to the machine/,
   ],
   ['loader of its own, machine unproven', 'C', auditOf([own, modern, byHttps, sha256], true), /machine proved nothing/],
   [
     'certificates both ways, iSCSI among others',
     'C',
-    auditOf([own, proven, byHttps, sha256]),
+    auditOf([own, proven, certified, sha256]),
     /iSCSI is not encrypted: blocks/,
   ],
   [
     'the same on a network of its own, CHAP with MD5',
     'B',
-    auditOf([own, proven, byHttps, login(1, 'ipxe')], true),
+    auditOf([own, proven, certified, login(1, 'ipxe')], true),
     /MD5, which is broken/,
   ],
   [
     'the same with the cipher of an iPXE of 2019',
     'B',
-    auditOf([own, tls('AES128-SHA256', 'TLSv1.2', 'ab'), byHttps, sha256], true),
+    auditOf([own, tls('AES128-SHA256', 'TLSv1.2', 'ab'), certified, sha256], true),
     /AES128-SHA256, which is old: no forward/,
   ],
-  ['nothing left', 'A', auditOf([own, proven, byHttps, sha256], true), undefined],
+  ['nothing left', 'A', auditOf([own, proven, certified, sha256], true), undefined],
   [
     'another board under a known address',
     'D',
-    auditOf([own, proven, byHttps, sha256, { kind: 'identityAlarm', knownUuid: 'a', seenUuid: 'b' }], true),
+    auditOf([own, proven, certified, sha256, { kind: 'identityAlarm', knownUuid: 'a', seenUuid: 'b' }], true),
     /known with a/,
   ],
+  ['a person signed in', 'A', auditOf([own, modern, signedIn, sha256], true), undefined],
+  [
+    'a person signed in at a loader that came by TFTP',
+    'D',
+    auditOf([discover('firmware'), fetched, modern, signedIn, sha256], true),
+    /loader came by TFTP/,
+  ],
+  [
+    'a certificate in a loader that we handed out',
+    'C',
+    auditOf([discover('firmware'), loaderByHttps, proven, certified, sha256], true),
+    /key came over the network/,
+  ],
+  [
+    'one script for a certificate, and one for admission only',
+    'C',
+    auditOf([own, proven, certified, byHttps, sha256], true),
+    /machine proved nothing/,
+  ],
+  [
+    'certificates both ways, iSCSI on a VLAN',
+    'B',
+    auditOf([own, proven, byHttpsFor({ kind: 'certificate', fingerprint: 'ab' }, { storageVlan: 2 }), sha256]),
+    /on VLAN 2, and what keeps others out of that is your switch/,
+  ],
+  ['waits for somebody to sign in: nothing was handed out', undefined, auditOf([own, served('signIn')]), undefined],
   ['held: nothing was handed out', undefined, auditOf([own, served('held')]), undefined],
 ]
 
@@ -114,17 +151,17 @@ test('the steps of a boot are in its order, each program’s login once', () => 
 })
 
 test('a loader by HTTPS is checked, and says with what', () => {
-  const served: Happening = {
-    kind: 'httpServed',
-    path: '/loader/snp.efi',
-    status: 200,
-    sentBytes: 1,
-    durationMs: 1,
-    encrypted: true,
-  }
-  const { grade, steps } = auditOf([discover('firmware'), proven, served, byHttps, sha256], true)
+  const { grade, steps } = auditOf([discover('firmware'), proven, loaderByHttps, signedIn, sha256], true)
   expect(grade).toBe('A')
   expect(steps[1]).toMatchObject({ what: 'Loader by HTTPS: snp.efi', encrypted: 'TLS 1.3, TLS_AES_128_GCM_SHA256' })
+})
+
+test('what was proved before the secrets were handed out is part of the boot', () => {
+  const proof = { kind: 'login', account: 'ann' } as const
+  const [begin, ...more] = stream([own, signedIn, sha256].map((happening) => [1, happening] as const))
+  if (begin === undefined) throw new Error('a boot has events')
+  const first = reduce(undefined, begin, testMac, '').current
+  expect(more.reduce((attempt, event) => reduce(attempt, event, testMac, '').current, first).proof).toEqual(proof)
 })
 
 test('refused logins and failed handshakes are told, and cost nothing by themselves', () => {
@@ -139,7 +176,7 @@ test('refused logins and failed handshakes are told, and cost nothing by themsel
     [
       own,
       proven,
-      byHttps,
+      certified,
       failed,
       failed,
       { kind: 'tlsFailed', reason: 'no suite', hint: 'Use another.', offered: undefined },

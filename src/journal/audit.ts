@@ -6,7 +6,7 @@
  * here (Secure Boot, who listens) is said to be unseen.
  *
  *   A  nothing of it could be read or changed on the wire
- *   B  it rests on an algorithm that is old
+ *   B  it rests on an algorithm that is old, or on a switch that keeps others out
  *   C  somebody between the two can read or change blocks, or ask in the machine's name
  *   D  somebody who answers first can put another program or another disk in the place of ours
  *   E  whoever only listens has the secrets of this boot
@@ -14,8 +14,8 @@
  */
 import type { Mac } from '../base/address.ts'
 import type { Attempt, Outcome } from './attempt.ts'
-import type { BootEvent, Happening, Stage } from './events.ts'
-import { foreign } from './text.ts'
+import type { BootEvent, Happening, ProvedBy, Stage } from './events.ts'
+import { certificateFault, foreign } from './text.ts'
 
 export type Grade = 'A' | 'B' | 'C' | 'D' | 'E' | 'F'
 
@@ -107,13 +107,18 @@ function auditAddress(events: readonly BootEvent[]): Found {
 
 type Fetched = { readonly file: string; readonly by: 'TFTP' | 'HTTP' | 'HTTPS' }
 
-function auditLoader(events: readonly BootEvent[]): Found {
+function fetchedLoaders(events: readonly BootEvent[]): readonly Fetched[] {
   const fetched: Fetched[] = []
   for (const event of events) {
     if (event.kind === 'tftpDone') fetched.push({ file: event.file, by: 'TFTP' })
     if (event.kind !== 'httpServed' || event.status >= 300 || !event.path.startsWith('/loader/')) continue
     fetched.push({ file: event.path.slice('/loader/'.length), by: event.encrypted ? 'HTTPS' : 'HTTP' })
   }
+  return fetched
+}
+
+function auditLoader(events: readonly BootEvent[]): Found {
+  const fetched = fetchedLoaders(events)
   if (fetched.length === 0) {
     if (bootScripts(events).length === 0) return nothingFound
     const step: AuditStep = {
@@ -149,41 +154,84 @@ function auditScript(events: readonly BootEvent[]): Found {
   if (scripts.length === 0) return nothingFound
   const isPlain = scripts.some(({ encrypted }) => !encrypted)
   const agreed = of(events, 'tlsAgreed')
-  const proved = agreed.find(({ clientFingerprint }) => clientFingerprint !== undefined)?.clientFingerprint
-  const machineProved = proved === undefined ? nobody : `a certificate of this site, sha256:${proved.slice(0, 16)}…`
-  const reasons: AuditReason[] = []
+  const proof = weakest(scripts.map((script) => script.proof ?? { kind: 'admission' }))
+  const step: AuditStep = {
+    step: 'script',
+    what: isPlain ? 'Script with the secrets of this boot, by HTTP' : 'Script with the secrets of this boot, by HTTPS',
+    machineProved: proofWords(proof),
+    serverProved: isPlain ? 'nothing' : 'our certificate (iPXE goes on with no other than those it trusts)',
+    encrypted: isPlain ? 'no' : cipherWords(agreed),
+    attacker: isPlain ? 'read the secrets, change the script, ask for one in its name' : againstProof[proof.kind],
+  }
+  return { steps: [step], reasons: [...secrecyReasons(isPlain, agreed), ...proofReasons(proof, events)] }
+}
+
+function secrecyReasons(isPlain: boolean, agreed: readonly EventOf<'tlsAgreed'>[]): AuditReason[] {
   if (isPlain) {
     const why = 'the script came by HTTP: whoever listened has the secrets of this boot, and with them the disk'
     const remedy =
       "Use a loader with HTTPS that trusts this site (slipway loaders add --trust-us, or the kit); Debian's has none."
-    reasons.push({ caps: 'E', why, remedy })
-  } else {
-    const old = agreed.find(({ cipher, protocol }) => !isModern(cipher, protocol))
-    if (old !== undefined) {
-      const why = `TLS used ${old.cipher}, which is old: ${weaknessOf(old.cipher)}`
-      const setting = old.compat === undefined ? 'what is not needed' : `"${old.compat}"`
-      reasons.push({ caps: 'B', why, remedy: `Use a newer loader, then take ${setting} out of [https] compat.` })
+    return [{ caps: 'E', why, remedy }]
+  }
+  const old = agreed.find(({ cipher, protocol }) => !isModern(cipher, protocol))
+  if (old === undefined) return []
+  const why = `TLS used ${old.cipher}, which is old: ${weaknessOf(old.cipher)}`
+  const setting = old.compat === undefined ? 'what is not needed' : `"${old.compat}"`
+  return [{ caps: 'B', why, remedy: `Use a newer loader, then take ${setting} out of [https] compat.` }]
+}
+
+const strength: Readonly<Record<ProvedBy['kind'], number>> = { admission: 0, login: 1, certificate: 2 }
+
+/** Several scripts were handed out in one boot: any of them opens the disk. */
+function weakest(proofs: readonly ProvedBy[]): ProvedBy {
+  return proofs.toSorted((a, b) => strength[a.kind] - strength[b.kind])[0] ?? { kind: 'admission' }
+}
+
+function proofWords(proof: ProvedBy): string {
+  switch (proof.kind) {
+    case 'admission':
+      return nobody
+    case 'login':
+      return `nothing itself; ${foreign(proof.account)} signed in at it, by password`
+    case 'certificate':
+      return `a certificate of this site, sha256:${proof.fingerprint.slice(0, 16)}…`
+  }
+}
+
+const againstProof: Readonly<Record<ProvedBy['kind'], string>> = {
+  admission: "ask for a script of its own in the machine's name",
+  login: 'guess passwords, as slowly as wrong ones are answered',
+  certificate: 'nothing but stop it',
+}
+
+function proofReasons(proof: ProvedBy, events: readonly BootEvent[]): AuditReason[] {
+  const fetched = fetchedLoaders(events)
+  switch (proof.kind) {
+    case 'admission': {
+      const why = 'the machine proved nothing before it got its secrets: its MAC address and UUID can be copied'
+      const remedy =
+        'Demand a proof: require = "certificate" (slipway certificate issue), or "login" (slipway account add).'
+      return [{ caps: 'C', why, remedy }]
+    }
+    case 'login': {
+      const who = foreign(proof.account)
+      const note = `that it is this machine is the word of ${who}, who signed in: whoever knows the password could have, at any machine`
+      if (fetched.every(({ by }) => by === 'HTTPS')) return [{ caps: undefined, why: note, remedy: '' }]
+      const why = `${who} typed the password into a loader that could have been another on its way`
+      const remedy = `Give ${who} another password, and the machine a loader of its own (slipway loaders kit) or Secure Boot.`
+      return [
+        { caps: 'D', why, remedy },
+        { caps: undefined, why: note, remedy: '' },
+      ]
+    }
+    case 'certificate': {
+      if (fetched.length === 0) return []
+      const why = "the machine's key came over the network, in its loader: whoever asks for that loader has the key"
+      const remedy =
+        "Revoke it (slipway certificate revoke), and put a new one into the machine's flash or on its stick."
+      return [{ caps: 'C', why, remedy }]
     }
   }
-  if (proved === undefined) {
-    const why = 'the machine proved nothing before it got its secrets: its MAC address and UUID can be copied'
-    const remedy =
-      'Keep the network to machines that you know (a switch port each), or build a certificate into the loader.'
-    reasons.push({ caps: 'C', why, remedy })
-  }
-  const step: AuditStep = {
-    step: 'script',
-    what: isPlain ? 'Script with the secrets of this boot, by HTTP' : 'Script with the secrets of this boot, by HTTPS',
-    machineProved,
-    serverProved: isPlain ? 'nothing' : 'our certificate (iPXE goes on with no other than those it trusts)',
-    encrypted: isPlain ? 'no' : cipherWords(agreed),
-    attacker: isPlain
-      ? 'read the secrets, change the script, ask for one in its name'
-      : proved === undefined
-        ? "ask for a script of its own in the machine's name"
-        : 'nothing but stop it',
-  }
-  return { steps: [step], reasons }
 }
 
 const stageWords: Readonly<Record<Stage, string>> = {
@@ -196,22 +244,26 @@ const stageWords: Readonly<Record<Stage, string>> = {
 function auditDisk(events: readonly BootEvent[], { storageApart }: AuditTerms): Found {
   const logins = of(events, 'iscsiLogin')
   if (logins.length === 0) return nothingFound
+  const vlan = bootScripts(events).at(-1)?.storageVlan
   // Each program once: the operating system logs in again and again.
   const distinct = new Map(logins.map((login) => [`${login.stage} ${login.authentication} ${login.algorithm}`, login]))
   const steps = [...distinct.values()].map((login): AuditStep => {
     const chap = `CHAP with ${(login.algorithm ?? '').toUpperCase()}`
     return {
       step: 'disk',
-      what: `Disk by iSCSI, to ${stageWords[login.stage]}`,
+      what: `Disk by iSCSI${vlan === undefined ? '' : ` on VLAN ${vlan}`}, to ${stageWords[login.stage]}`,
       machineProved: login.authentication === 'none' ? 'nothing: CHAP is off' : `its secret of this boot, by ${chap}`,
       serverProved: login.authentication === 'mutual' ? `our secret of this boot, by ${chap}` : 'nothing',
       encrypted: 'no: iSCSI has no encryption, and CHAP protects the login only',
       attacker: storageApart
         ? 'nothing, as long as nobody else is on that network'
-        : 'read every block; from between the two, change them after the login',
+        : vlan === undefined
+          ? 'read every block; from between the two, change them after the login'
+          : `nothing without access to VLAN ${vlan}; with it, read every block, and from between the two change them`,
     }
   })
-  return { steps, reasons: [...loginReasons(logins), ...(storageApart ? [apartNote] : [clearReason])] }
+  const clear = storageApart ? apartNote : vlan === undefined ? clearReason : vlanReason(vlan)
+  return { steps, reasons: [...loginReasons(logins), clear] }
 }
 
 const clearReason: AuditReason = {
@@ -219,6 +271,12 @@ const clearReason: AuditReason = {
   why: 'iSCSI is not encrypted: blocks can be read on the wire, and changed by who is in between',
   remedy: 'Put iSCSI on a VLAN of its own that only the machines and this server are on.',
 }
+/** A tag is no lock: what keeps others out of a VLAN is the switch, and that cannot be seen from here. */
+const vlanReason = (vlan: number): AuditReason => ({
+  caps: 'B',
+  why: `iSCSI is not encrypted; it is on VLAN ${vlan}, and what keeps others out of that is your switch`,
+  remedy: `Let the switch carry VLAN ${vlan} to machines and this server only, then give your word: --storage-apart.`,
+})
 const apartNote: AuditReason = {
   caps: undefined,
   why: 'iSCSI is not encrypted; that nobody else is on its network is your word, and was not checked',
@@ -256,6 +314,17 @@ function auditIncidents(events: readonly BootEvent[]): Found {
   if (first !== undefined) {
     const why = `${times(refused.length)} a login from its address was refused: ${foreign(first.reason)}`
     reasons.push({ caps: undefined, why, remedy: 'A secret of an earlier boot, or somebody trying.' })
+  }
+  const certificates = of(events, 'certificateRefused')
+  const firstRefused = certificates[0]
+  if (firstRefused !== undefined) {
+    const why = `${times(certificates.length)} a certificate was refused: ${certificateFault(firstRefused)}`
+    reasons.push({ caps: undefined, why, remedy: 'A loader that was kept, or copied: slipway certificate list.' })
+  }
+  const wrong = of(events, 'signInFailed')
+  if (wrong.length > 0) {
+    const why = `${times(wrong.length)} somebody could not sign in at it`
+    reasons.push({ caps: undefined, why, remedy: '' })
   }
   const failed = of(events, 'tlsFailed')
   const firstFailed = failed[0]

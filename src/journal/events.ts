@@ -97,6 +97,8 @@ export type Happening =
       readonly encrypted: boolean
       /** Of script `boot`: what the machine had proved before. Missing in journals of before there were proofs. */
       readonly proof?: ProvedBy | undefined
+      /** Of script `boot`: the VLAN that it takes to the disk; undefined: the network that the machine booted from. */
+      readonly storageVlan?: number | undefined
     }
   /** The script said on its way how it goes: `step` is one of the script's own words. */
   | { readonly kind: 'machineReported'; readonly step: string; readonly error: string | undefined }

@@ -160,7 +160,8 @@ function provedWords(proof: ProvedBy | undefined): string {
   }
 }
 
-function certificateFault(event: Extract<Happening, { kind: 'certificateRefused' }>): string {
+/** After 'its certificate'. */
+export function certificateFault(event: Extract<Happening, { kind: 'certificateRefused' }>): string {
   const which = event.fingerprint.slice(0, 16)
   switch (event.reason) {
     case 'unknown':

@@ -24,7 +24,7 @@ export const discover = (stage: 'firmware' | 'ipxe' | 'system' | 'unknown', firm
 
 export const fetched: Happening = { kind: 'tftpDone', file: 'undionly.kpxe', fileBytes: 70_000, durationMs: 300 }
 
-export const served = (script: 'boot' | 'held' | 'refused'): Happening => ({
+export const served = (script: 'boot' | 'held' | 'signIn' | 'prove' | 'refused'): Happening => ({
   kind: 'scriptServed',
   script,
   bootId: script === 'boot' ? 'k3x9abcd' : undefined,

@@ -38,6 +38,7 @@ const test = {
   debootstrap: '/usr/sbin/debootstrap',
   e2fsprogs: '/sbin/mkfs.ext4',
   gdisk: '/sbin/sgdisk',
+  nbdkit: '/usr/bin/nbdkit',
   tshark: '/usr/bin/tshark',
   systemd: '/usr/bin/systemd-socket-activate',
   efitools: '/usr/bin/cert-to-efi-sig-list',

@@ -4,7 +4,7 @@ import { dirname, join, relative, resolve } from 'node:path'
 import { expect, test } from 'vitest'
 
 const everyRoom = [
-  'base ports wire block disk dhcp tftp http scsi iscsi ipxe boot fleet images trust journal host app cli',
+  'base ports wire block disk dhcp tftp http nbd scsi iscsi ipxe boot fleet images trust journal host app cli',
 ].flatMap((line) => line.split(' '))
 
 /** room -> rooms it may import, beside itself. */
@@ -17,6 +17,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   dhcp: ['base', 'wire', 'ports'],
   tftp: ['base', 'wire', 'ports'],
   http: ['base', 'wire', 'ports'],
+  nbd: ['base', 'wire', 'ports'],
   scsi: ['base', 'wire', 'block'],
   iscsi: ['base', 'wire', 'ports', 'scsi'],
   ipxe: ['base'],

@@ -4,7 +4,8 @@ import { OperationError } from '../base/errors.ts'
 import { readHeader } from '../block/qcow2/open.ts'
 import { listFiles, removeIfThere, takenBytes } from '../host/directory.ts'
 import { codeOf, openFile } from '../host/file.ts'
-import { dirname, resolve } from '../host/path.ts'
+import { dirname } from '../host/path.ts'
+import { placeOf } from './golden.ts'
 
 export type CloneFile = {
   readonly mac: Mac
@@ -63,7 +64,7 @@ export async function backingPathOf(path: string): Promise<string | undefined> {
   const file = await openFile(path, 'readOnly')
   try {
     const { backing } = await readHeader(file)
-    return backing === undefined ? undefined : resolve(dirname(path), backing.name)
+    return backing === undefined ? undefined : placeOf(dirname(path), backing.name)
   } catch (error) {
     if (error instanceof OperationError && error.code.startsWith('image')) return undefined
     throw error

@@ -17,8 +17,8 @@ import type { RandomAccessFile } from '../ports/file.ts'
 import type { ReservationStore } from '../scsi/reservations/store.ts'
 import type { BootTraces, TraceRecording } from './boot-traces.ts'
 import { listCloneFiles, nameOfClone, removeClone, reservationsPathOf } from './clone-files.ts'
-import type { GoldenImage } from './golden.ts'
-import { backingPath, cloneOfAnother, type ImageShelf, type MeantImage } from './shelf.ts'
+import { type GoldenImage, placeOf } from './golden.ts'
+import { cloneOfAnother, type ImageShelf, type MeantImage } from './shelf.ts'
 
 export type Clone = {
   readonly device: BlockDevice
@@ -125,7 +125,7 @@ export class Clones {
       let goldenPath = ''
       const backing: BackingResolver = {
         resolve: async ({ name }, from) => {
-          goldenPath = backingPath(dirname(from), name)
+          goldenPath = placeOf(dirname(from), name)
           if (this.#shelf.nameOf(goldenPath) !== undefined) {
             const { device } = await this.#shelf.open(goldenPath)
             // One that was written to does not read all that a boot reads.

@@ -5,9 +5,11 @@ import { type BlockCache, type CachedDevice, createBlockCache } from '../block/c
 import { openRawDevice } from '../block/file.ts'
 import type { BackingReference } from '../block/qcow2/header.ts'
 import { type BackingResolver, openQcow2, probeFormat } from '../block/qcow2/open.ts'
+import type { RemoteState } from '../block/remote.ts'
 import { nodeCompression } from '../host/compression.ts'
 import { openFile } from '../host/file.ts'
 import { dirname, isAbsolute, resolve } from '../host/path.ts'
+import { formatNbdUri, isNbdUri, openNbdDisk, parseNbdUri } from './nbd-disk.ts'
 
 /** What `slipway up IMAGE` calls its one image, where images have names. */
 export const goldenImageName = 'golden'
@@ -16,14 +18,35 @@ export const goldenImageName = 'golden'
 const cacheBytes = gibibyte / 2
 
 export type GoldenImage = {
-  /** Absolute: clones name it as their backing file. */
+  /** Absolute, or an NBD address: clones name it as their backing file. */
   readonly path: string
   readonly format: 'raw' | 'qcow2'
   readonly device: CachedDevice
 }
 
-/** Raw or qcow2, with whatever stands behind it. @throws {OperationError} fileMissing, imageEmpty, imageCorrupt, ... */
-export async function openGolden(path: string, cache: BlockCache = createBlockCache(cacheBytes)): Promise<GoldenImage> {
+export type GoldenOptions = {
+  readonly cache?: BlockCache
+  /** Of an image that lives elsewhere: its server went away, or came back. */
+  onState?(state: RemoteState): void
+  /** The size that an image elsewhere is known to have: with it, one that is away now is opened all the same. */
+  readonly expectedSizeBytes?: number | undefined
+}
+
+/**
+ * Raw or qcow2, with whatever stands behind it, or an export of an NBD server.
+ * @throws {OperationError} fileMissing, imageEmpty, imageCorrupt, unreachable, ...
+ */
+export async function openGolden(path: string, options: GoldenOptions = {}): Promise<GoldenImage> {
+  const cache = options.cache ?? createBlockCache(cacheBytes)
+  if (isNbdUri(path)) {
+    const { expectedSizeBytes, onState } = options
+    const device = await openNbdDisk(path, {
+      readOnly: true,
+      ...(expectedSizeBytes === undefined ? {} : { expectedSizeBytes }),
+      ...(onState === undefined ? {} : { onState }),
+    })
+    return { path: formatNbdUri(parseNbdUri(path)), format: 'raw', device: cache.attach(device) }
+  }
   const absolute = resolve(path)
   const file = await openFile(absolute, 'readOnly')
   try {
@@ -39,10 +62,17 @@ export async function openGolden(path: string, cache: BlockCache = createBlockCa
   }
 }
 
+/** What an image in `directory` calls another one: an NBD address as it is, or an absolute path. */
+export function placeOf(directory: string, name: string): string {
+  if (isNbdUri(name)) return formatNbdUri(parseNbdUri(name))
+  return isAbsolute(name) ? name : resolve(directory, name)
+}
+
 /** A golden image was named by the person at the keyboard, who may have made it on top of another one. */
 export const besideIt: BackingResolver = {
   resolve: async ({ name, format }: BackingReference, from: string) => {
-    const path = isAbsolute(name) ? name : resolve(dirname(from), name)
+    if (isNbdUri(name)) return { kind: 'device', device: await openNbdDisk(name, { readOnly: true }), isOwn: true }
+    const path = placeOf(dirname(from), name)
     const file = await openFile(path, 'readOnly')
     return { kind: 'file', file, ...(format === 'raw' || format === 'qcow2' ? { format } : {}) }
   },

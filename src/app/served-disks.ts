@@ -7,6 +7,7 @@ import { openRawDevice } from '../block/file.ts'
 import { createMemoryFile } from '../block/memory-file.ts'
 import { createOverlay } from '../block/overlay.ts'
 import { openQcow2, probeFormat } from '../block/qcow2/open.ts'
+import type { RemoteState } from '../block/remote.ts'
 import { systemClock } from '../host/clock.ts'
 import { nodeCompression } from '../host/compression.ts'
 import { openFile } from '../host/file.ts'
@@ -20,6 +21,7 @@ import type { Endpoint } from '../ports/udp.ts'
 import { createDeviceServer, type TargetDevice } from '../scsi/device-server.ts'
 import { openOrMakeClone } from './clones.ts'
 import { besideIt, openGolden } from './golden.ts'
+import { isNbdUri, openNbdDisk } from './nbd-disk.ts'
 
 export type TargetAccess =
   /** Writes go to memory and are gone when it stops. */
@@ -49,6 +51,9 @@ export type ServeOptions = {
 
 export type DiskEvent =
   | { readonly kind: 'diskFailed'; readonly targetName: string; readonly reason: string; readonly hint: string }
+  /** Of a disk that lives elsewhere. */
+  | { readonly kind: 'diskAway'; readonly targetName: string; readonly reason: string }
+  | { readonly kind: 'diskBack'; readonly targetName: string; readonly awayMs: number }
   | IscsiEvent
 
 export interface ServedDisks {
@@ -76,9 +81,13 @@ export async function serveDisks(options: ServeOptions, listener: (event: DiskEv
   }
   try {
     for (const disk of disks) {
-      const device = await openDevice(disk, cache)
+      const { targetName } = disk
+      const device = await openDevice(disk, cache, (state) => {
+        if (state.kind === 'back') listener({ kind: 'diskBack', targetName, awayMs: state.awayMs })
+        else listener({ kind: 'diskAway', targetName, reason: state.reason })
+      })
       devices.push(device)
-      servers.set(disk.targetName, await deviceServerOf(disk, device, listener))
+      servers.set(targetName, await deviceServerOf(disk, device, listener))
     }
     const target = createIscsiTarget({
       network: systemTcp,
@@ -141,9 +150,16 @@ async function deviceServerOf(
   })
 }
 
-async function openDevice({ imagePath, access, blockBytes }: DiskOptions, cache: BlockCache): Promise<BlockDevice> {
-  if (access.kind === 'inPlace') return openInPlace(imagePath, blockBytes)
-  const golden = await openGolden(imagePath, cache)
+async function openDevice(
+  { imagePath, access, blockBytes }: DiskOptions,
+  cache: BlockCache,
+  onState: (state: RemoteState) => void,
+): Promise<BlockDevice> {
+  if (access.kind === 'inPlace') {
+    if (isNbdUri(imagePath)) return openNbdDisk(imagePath, { blockBytes, onState })
+    return openInPlace(imagePath, blockBytes)
+  }
+  const golden = await openGolden(imagePath, { cache, onState })
   if (access.kind === 'readOnly') return golden.device
   if (access.kind === 'clone') return openOrMakeClone(access.path, golden)
   return createOverlay({ golden: golden.device, changes: createMemoryFile(ephemeralBytesMax) })

@@ -4,8 +4,8 @@
  */
 import { OperationError } from '../base/errors.ts'
 import type { BlockCache } from '../block/cache.ts'
+import type { RemoteState } from '../block/remote.ts'
 import type { Assignment } from '../fleet/machine.ts'
-import { isAbsolute, resolve } from '../host/path.ts'
 import { findVersion, formatReference, type ImageVersion } from '../images/catalogue.ts'
 import { type GoldenImage, goldenImageName, openGolden } from './golden.ts'
 import type { Library } from './library.ts'
@@ -15,6 +15,8 @@ export type ShelfParts = {
   /** Absolute path of the image that is served without the library. */
   readonly filePath: string | undefined
   readonly cache: BlockCache
+  /** An image that lives elsewhere went away, or came back. */
+  onState?(label: string, state: RemoteState): void
 }
 
 /** A golden image that is meant, not opened yet. */
@@ -66,7 +68,11 @@ export class ImageShelf {
   open(path: string): Promise<GoldenImage> {
     const known = this.#open.get(path)
     if (known !== undefined) return known
-    const opening = openGolden(path, this.#parts.cache)
+    const opening = openGolden(path, {
+      cache: this.#parts.cache,
+      expectedSizeBytes: this.#versionAt(path)?.sizeBytes,
+      onState: (state) => this.#parts.onState?.(this.labelOf(path), state),
+    })
     opening.catch(() => this.#open.delete(path)) // the next one tries again
     this.#open.set(path, opening)
     return opening
@@ -82,11 +88,6 @@ export class ImageShelf {
     this.#open.clear()
     for (const golden of all) if (golden.status === 'fulfilled') await golden.value.device.close()
   }
-}
-
-/** What a clone in `directory` calls its golden image, as a path. */
-export function backingPath(directory: string, name: string): string {
-  return isAbsolute(name) ? name : resolve(directory, name)
 }
 
 /** @throws {OperationError} cloneOfAnother */

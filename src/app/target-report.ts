@@ -18,6 +18,10 @@ export function describeTargetEvent(event: TargetEvent): string {
     }
     case 'workerRestarted':
       return `${event.targetNames.join(', ')} can be reached again`
+    case 'diskAway':
+      return `the disk of ${event.targetName} is away: ${event.reason}. It is tried again all the time; start its server.`
+    case 'diskBack':
+      return `the disk of ${event.targetName} is back, after ${(event.awayMs / 1000).toFixed(1)} s`
     case 'loginFailed':
       if (event.reason === 'redirected') return `${event.remote.address} sent on: ${event.detail}`
       return `${event.remote.address} login refused: ${event.reason} (${event.detail})`

@@ -2,10 +2,12 @@
 import { OperationError } from '../base/errors.ts'
 import { secretsEqual } from '../base/secret.ts'
 import { parseIscsiName } from '../fleet/names.ts'
-import { basename, resolve } from '../host/path.ts'
+import { basename } from '../host/path.ts'
 import { readSecretFile } from '../host/secret-file.ts'
 import type { Authentication, ChapCredential } from '../iscsi/policy.ts'
 import type { Endpoint } from '../ports/udp.ts'
+import { placeOf } from './golden.ts'
+import { isNbdUri, parseNbdUri } from './nbd-disk.ts'
 import { type DiskEvent, type DiskOptions, serveDisks, type TargetAccess } from './served-disks.ts'
 import { serveByWorkers, type WorkerEvent } from './target-workers.ts'
 
@@ -84,7 +86,7 @@ function refuseWhatIsOfOneDisk({ imagePaths, name, access, reservationsPath }: T
     const hint = `Name one image, or start one target for each image that needs ${option}.`
     throw new OperationError('usage', `${option} is for one image, and there are ${imagePaths.length}`, hint)
   }
-  const paths = imagePaths.map((path) => resolve(path))
+  const paths = imagePaths.map((path) => placeOf('.', path))
   const twice = paths.find((path, index) => paths.indexOf(path) !== index)
   if (access.kind !== 'inPlace' || twice === undefined) return
   const hint = 'Two targets that write to one image destroy it: name it once, or leave --in-place out.'
@@ -101,7 +103,7 @@ function freeName(name: string, taken: ReadonlySet<string>): string {
 
 function nameOf({ name }: TargetOptions, imagePath: string): string {
   if (name === undefined) {
-    const words = basename(imagePath)
+    const words = (isNbdUri(imagePath) ? parseNbdUri(imagePath).exportName : basename(imagePath))
       .toLowerCase()
       .replaceAll(/[^a-z0-9.-]+/g, '-')
       .slice(0, 64)

@@ -2,6 +2,7 @@
 import { formatIpv4, type Mac, parseIpv4 } from '../base/address.ts'
 import { messageOf, OperationError } from '../base/errors.ts'
 import { createBlockCache } from '../block/cache.ts'
+import type { RemoteState } from '../block/remote.ts'
 import { openLeaseLog } from '../dhcp/lease-log.ts'
 import { type DhcpEvent, type DhcpEvents, forgetfulLeaseStore, type LeaseStore } from '../dhcp/policy.ts'
 import { type DhcpServerTerms, startDhcpServer } from '../dhcp/server.ts'
@@ -44,6 +45,7 @@ import { goldenImageName } from './golden.ts'
 import { HttpsService } from './https.ts'
 import { type ImageReference, Library, parseReference } from './library.ts'
 import { addedLoadersFolder, readLoaders } from './loaders.ts'
+import { formatNbdUri, isNbdUri, parseNbdUri } from './nbd-disk.ts'
 import { ProofDesk } from './proof-desk.ts'
 import { Roster } from './roster.ts'
 import { ImageShelf } from './shelf.ts'
@@ -99,7 +101,13 @@ async function start(
   undo.push(() => library.close())
   const served = await whatIsServed(config.imagePath, library)
   const cache = createBlockCache(config.cacheBytes)
-  const shelf = new ImageShelf({ library, filePath: served.filePath, cache })
+  const remote: { tell: (label: string, state: RemoteState) => void } = { tell: () => undefined }
+  const shelf = new ImageShelf({
+    library,
+    filePath: served.filePath,
+    cache,
+    onState: (label, state) => remote.tell(label, state),
+  })
   undo.push(() => shelf.close())
   const addedLoaders = state.file(addedLoadersFolder)
   await makeDirectory(addedLoaders)
@@ -117,6 +125,10 @@ async function start(
   undo.push(() => events.close())
   const say = (said: Said | undefined): void => {
     if (said !== undefined) events.emit(said.whose, said.happening)
+  }
+  remote.tell = (image, state) => {
+    if (state.kind === 'back') events.emit({}, { kind: 'imageBack', image, awayMs: state.awayMs })
+    else events.emit({}, { kind: 'imageAway', image, reason: state.reason })
   }
   const fleet = createFleet(config, served.image, store)
   // A name that is wrong is told now, not when a machine boots.
@@ -248,9 +260,11 @@ async function whatIsServed(
   library: Library,
 ): Promise<{ readonly filePath: string | undefined; readonly image: ImageReference }> {
   const reference = parseReference(said)
+  const golden = { name: goldenImageName, version: undefined }
+  if (isNbdUri(said)) return { filePath: formatNbdUri(parseNbdUri(said)), image: golden }
   const isFile = (await kindOf(said)) !== undefined
   if (isFile || reference === undefined || library.store.versionsOf(reference.name).length === 0) {
-    return { filePath: resolve(said), image: { name: goldenImageName, version: undefined } }
+    return { filePath: resolve(said), image: golden }
   }
   return { filePath: undefined, image: reference }
 }

@@ -61,6 +61,20 @@ export const cacheLeafBytes: number = 1280
 export const readAheadBytesFirst: number = 128 * 1024
 export const readAheadBytesMax: number = 1024 * 1024
 
+/** Acknowledged writes that a remote disk may still lose, kept for writing them again: a flush is begun at half of it. */
+export const unflushedBytesMax: number = 32 * 1024 * 1024
+export const unflushedWritesMax: number = 8_192
+
+/** Kept writes that are written again at once when a remote disk is back. */
+export const replaysInFlight: number = 16
+
+/** How long whoever asks a remote disk that is away waits before it is told so: less than an initiator's own patience. */
+export const awayPatienceMs: number = 20_000
+
+/** Between two attempts to reach a remote disk: at first, doubled each time, up to the second. */
+export const reconnectAfterMsMin: number = 100
+export const reconnectAfterMsMax: number = 5_000
+
 /** Sequential readers of one image that are told apart. */
 export const readAheadStreamsMax: number = 64
 

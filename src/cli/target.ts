@@ -29,7 +29,10 @@ export function addTargetCommand(program: Command): void {
   program
     .command('target')
     .description('Serve disk images by iSCSI, and nothing of booting.')
-    .argument('<IMAGE...>', 'disk images, raw or qcow2, a target each; opened read-only unless --in-place')
+    .argument(
+      '<IMAGE...>',
+      'disk images, raw or qcow2, or nbd://HOST/EXPORT, a target each; opened read-only unless --in-place',
+    )
     .addOption(
       new Option('--listen <ADDR:PORT>', 'where to listen')
         .argParser(addressAndPort)

@@ -21,6 +21,8 @@ const iovView = new DataView(iov.buffer)
 /** MSG_DONTWAIT | MSG_NOSIGNAL. */
 const sendNow = 0x40 | 0x4000
 const backlogConnections = 1024
+/** The kernel would go on for two minutes. */
+const connectMsMax = 10_000
 const empty = new Uint8Array(0)
 
 export const systemTcp: TcpNetwork = {
@@ -29,20 +31,38 @@ export const systemTcp: TcpNetwork = {
       createServer({ noDelay: true, allowHalfOpen: true }, (socket) => adopt(socket, accept)),
       binding,
     ),
-  connect: (to, open) =>
-    new Promise((resolve, reject) => {
-      const socket = createConnection({ host: to.address, port: to.port, noDelay: true })
-      const fail = (error: Error): void => {
-        const hint = `Check that a server listens there: nc -vz ${to.address} ${to.port}.`
-        const code = codeOf(error) === 'ECONNREFUSED' ? 'connectionRefused' : 'unreachable'
-        reject(new OperationError(code, `${to.address}:${to.port} does not answer`, hint, { cause: error }))
-      }
-      socket.once('error', fail)
-      socket.once('connect', () => {
-        socket.off('error', fail)
-        resolve(adopt(socket, open))
-      })
-    }),
+  connect: (to, open) => {
+    const socket = createConnection({ host: to.address, port: to.port, noDelay: true })
+    const hint = `Check that a server listens there: nc -vz ${to.address} ${to.port}.`
+    return whenConnected(socket, `${to.address}:${to.port}`, hint, open)
+  },
+}
+
+/** To a server on this machine. @throws {OperationError} connectionRefused, unreachable */
+export function connectUnix(path: string, open: (connection: TcpConnection) => TcpHandler): Promise<TcpConnection> {
+  const hint = `Check that the server runs, and who may use its socket: ls -l ${path}.`
+  return whenConnected(createConnection({ path }), path, hint, open)
+}
+
+function whenConnected(
+  socket: Socket,
+  label: string,
+  hint: string,
+  open: (connection: TcpConnection) => TcpHandler,
+): Promise<TcpConnection> {
+  return new Promise((resolve, reject) => {
+    const fail = (error: Error): void => {
+      const code = codeOf(error) === 'ECONNREFUSED' ? 'connectionRefused' : 'unreachable'
+      reject(new OperationError(code, `${label} does not answer (${codeOf(error)})`, hint, { cause: error }))
+    }
+    socket.once('error', fail)
+    socket.setTimeout(connectMsMax, () => socket.destroy(Object.assign(new Error('no answer'), { code: 'ETIMEDOUT' })))
+    socket.once('connect', () => {
+      socket.setTimeout(0)
+      socket.off('error', fail)
+      resolve(adopt(socket, open))
+    })
+  })
 }
 
 /** Starts a Node server (plain or TLS) and turns it into a TcpListener. */
@@ -178,7 +198,9 @@ class SystemTcpConnection implements TcpConnection {
   destroy(): void {
     if (this.#closed) return
     this.#leavePolling()
-    this.#socket.resetAndDestroy()
+    // A unix socket knows no RST.
+    if (this.#socket.remoteAddress === undefined) this.#socket.destroy()
+    else this.#socket.resetAndDestroy()
   }
 
   closed(): void {

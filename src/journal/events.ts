@@ -184,6 +184,11 @@ export type Happening =
     }
   | { readonly kind: 'diskFailed'; readonly operation: string; readonly reason: string; readonly hint: string }
 
+  // Images that live elsewhere
+  /** Its server does not answer; it is tried again all the time. Machines that ask for it wait, then are told that it failed. */
+  | { readonly kind: 'imageAway'; readonly image: string; readonly reason: string }
+  | { readonly kind: 'imageBack'; readonly image: string; readonly awayMs: number }
+
   // Anybody
   /** The boot cannot go on. `step` names where, `hint` what a person does next. */
   | { readonly kind: 'failed'; readonly step: string; readonly reason: string; readonly hint: string }

@@ -106,6 +106,10 @@ export function sentence(event: Happening): string {
       return `what a boot of ${foreign(event.image)} reads is in memory: ${formatBytes(event.traceBytes)} in ${seconds(event.durationMs)}`
     case 'diskFailed':
       return `its disk failed to ${event.operation}: ${event.reason}. ${event.hint}`
+    case 'imageAway':
+      return `image ${event.image} is away: ${foreign(event.reason)}. Look at its server; Slipway tries it again all the time`
+    case 'imageBack':
+      return `image ${event.image} is back after ${seconds(event.awayMs)}`
     case 'failed':
       return `failed at ${event.step}: ${event.reason}. ${event.hint}`
     case 'peerBroken':

@@ -43,6 +43,9 @@ export interface TcpHandler {
   onClose(reason: string): void
 }
 
+/** Makes one connection, to a place that is settled. @throws {OperationError} connectionRefused, unreachable */
+export type Connect = (open: (connection: TcpConnection) => TcpHandler) => Promise<TcpConnection>
+
 export interface TcpListener {
   readonly local: Endpoint
   /** Stops accepting; connections already made go on. */

@@ -22,8 +22,8 @@ export interface BackingResolver {
 }
 
 export type Backing =
-  /** Already open and shared, a cached golden image for one: is not closed with the image on top. */
-  | { readonly kind: 'device'; readonly device: BlockDevice }
+  /** Already open and shared, a cached golden image for one: is not closed with the image on top, unless it is its own. */
+  | { readonly kind: 'device'; readonly device: BlockDevice; readonly isOwn?: boolean }
   /** Opened for this chain alone: read-only, closed with the image on top. `format` overrides what the header says. */
   | { readonly kind: 'file'; readonly file: RandomAccessFile; readonly format?: 'raw' | 'qcow2' }
 
@@ -139,7 +139,7 @@ async function openBacking(
       'Add that image first, or name the right one: qemu-img rebase -u -b GOLDEN -F raw FILE.',
     )
   }
-  if (found.kind === 'device') return { device: found.device, isOwn: false }
+  if (found.kind === 'device') return { device: found.device, isOwn: found.isOwn === true }
   try {
     const format = found.format ?? reference.format ?? (await probeFormat(found.file))
     if (format !== 'raw' && format !== 'qcow2') {

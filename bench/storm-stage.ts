@@ -63,7 +63,12 @@ export function slipwayStage(withTrace: boolean): Stage {
       const args = [serverAddress, String(ourPort), golden, folder, String(machineCount)]
       const server = await startProcess({
         command: process.execPath,
-        args: [join(import.meta.dirname, 'storm-serve.ts'), ...args, ...(withTrace ? [recordingFile] : [])],
+        args: [
+          '--max-semi-space-size=2',
+          join(import.meta.dirname, 'storm-serve.ts'),
+          ...args,
+          ...(withTrace ? [recordingFile] : []),
+        ],
         // As bin/slipway does.
         environment: { UV_THREADPOOL_SIZE: '16', MALLOC_ARENA_MAX: '2' },
         ready: /ready/,

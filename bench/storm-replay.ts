@@ -13,8 +13,8 @@ export type StormTarget = {
   readonly lun: number
 }
 
-/** What a kernel that boots keeps in flight, about. Firmware has one. */
-const inFlightMax = 4
+/** What a kernel that boots keeps in flight, about. Firmware and loaders have one. */
+export const usualInFlight = 4
 const headerBytes = 48
 const opcode = {
   nopOut: 0x00,
@@ -38,11 +38,17 @@ const unitAttentionsMax = 8
 const stormLimitMs = 300_000
 
 /** Boots them all at once; returns the seconds until the last has done what the recorded machine did. */
-export async function replayStorm(targets: readonly StormTarget[], recording: BootRecording): Promise<number> {
+export async function replayStorm(
+  targets: readonly StormTarget[],
+  recording: BootRecording,
+  inFlight: number,
+): Promise<number> {
   const scratch = Buffer.allocUnsafeSlow(512 * 1024)
   const zeroes = new Uint8Array(Math.max(...recording.requests.map(({ write, bytes }) => (write ? bytes : 0)), 0))
   const beganMs = performance.now()
-  const machines = targets.map((target, index) => new Machine(target, index, recording.requests, scratch, zeroes))
+  const machines = targets.map(
+    (target, index) => new Machine(target, index, recording.requests, inFlight, scratch, zeroes),
+  )
   try {
     await Promise.all(machines.map(({ booted }) => booted))
     return (performance.now() - beganMs) / 1000
@@ -55,6 +61,7 @@ class Machine {
   readonly booted: Promise<void>
   readonly #target: StormTarget
   readonly #requests: readonly RecordedRequest[]
+  readonly #inFlightMax: number
   readonly #zeroes: Uint8Array
   readonly #socket: Socket
   readonly #header = Buffer.alloc(headerBytes)
@@ -75,11 +82,13 @@ class Machine {
     target: StormTarget,
     index: number,
     requests: readonly RecordedRequest[],
+    inFlight: number,
     scratch: Buffer,
     zeroes: Uint8Array,
   ) {
     this.#target = target
     this.#requests = requests
+    this.#inFlightMax = inFlight
     this.#zeroes = zeroes
     this.booted = new Promise((resolve, reject) => {
       this.#resolve = resolve
@@ -203,7 +212,7 @@ class Machine {
     } else this.#done++
     if (status !== 0) this.#reject(new Error(`a command ended with status ${status}`))
     else if (this.#done === this.#requests.length) this.#resolve()
-    while (this.#sent < this.#requests.length && this.#sent - this.#done < inFlightMax) this.#sendNext()
+    while (this.#sent < this.#requests.length && this.#sent - this.#done < this.#inFlightMax) this.#sendNext()
   }
 
   #sendNext(): void {

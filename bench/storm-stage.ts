@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { bytesOf } from '../src/block/boot-trace.ts'
 import { type BootRecording, readRecording, recordingFile, traceOf } from './boot-recording.ts'
 import { type RunningProcess, serverAddress, startProcess } from './frame.ts'
-import { replayStorm } from './storm-replay.ts'
+import { replayStorm, usualInFlight } from './storm-replay.ts'
 import type { StormFigures } from './storm-serve.ts'
 import { serveManyByTgt } from './tgt.ts'
 
@@ -48,7 +48,7 @@ export type StormOutcome = {
 
 export interface Stage {
   /** `machineCount` machines switched on at once, everything cold. */
-  storm(machineCount: number): Promise<StormOutcome>
+  storm(machineCount: number, inFlight?: number): Promise<StormOutcome>
   close(): void
 }
 
@@ -58,7 +58,7 @@ export function slipwayStage(withTrace: boolean): Stage {
   const golden = join(folder, 'golden.img')
   writeDisk(golden, randomBytes(16 * 1024 * 1024))
   return {
-    storm: async (machineCount) => {
+    storm: async (machineCount, inFlight = usualInFlight) => {
       const ourPort = port++
       const args = [serverAddress, String(ourPort), golden, folder, String(machineCount)]
       const server = await startProcess({
@@ -81,6 +81,7 @@ export function slipwayStage(withTrace: boolean): Stage {
             targetName: `iqn.2026-01.slipway.bench:storm-${index}`,
           })),
           recording,
+          inFlight,
         )
         return { seconds, figures: await figuresOf(server) }
       } finally {
@@ -114,7 +115,7 @@ export function tgtStage(machineCountMax: number): Stage {
   const copies = Array.from({ length: machineCountMax }, (_, index) => join(folder, `copy-${index}.img`))
   for (const copy of copies) writeDisk(copy, content)
   return {
-    storm: async (machineCount) => {
+    storm: async (machineCount, inFlight = usualInFlight) => {
       const theirPort = port++
       const files = copies.slice(0, machineCount)
       const { server, targetNames } = await serveManyByTgt(files, folder, theirPort)
@@ -124,7 +125,7 @@ export function tgtStage(machineCountMax: number): Stage {
           ...{ address: serverAddress, port: theirPort, lun: 1 },
           targetName,
         }))
-        return { seconds: await replayStorm(machines, recording), figures: undefined }
+        return { seconds: await replayStorm(machines, recording, inFlight), figures: undefined }
       } finally {
         await server.stop()
       }

@@ -27,25 +27,27 @@ function contender(
   return { name, start, ...(missing && { missing }) }
 }
 
-/** Figures of storms that were run for their time, for the questions after it: by number of machines. */
-const remembered = new Map<number, StormFigures[]>()
+/** Figures of storms that were run for their time, for the questions after it. */
+const remembered: StormFigures[] = []
 
 /** A storm of ours, or the figures of one that was had already. */
-async function figuresOf(stage: Stage, count: number, used: { count: number }): Promise<StormFigures> {
-  const known = remembered.get(count)?.[used.count++]
+async function figuresOf(stage: Stage, count: number, known?: StormFigures): Promise<StormFigures> {
   if (known !== undefined) return known
   const { figures } = await stage.storm(count)
   if (figures === undefined) throw new Error('only our own server tells figures')
   return figures
 }
 
-const seconds =
-  (count: number, isRemembered = true) =>
-  async (stage: Stage): Promise<number> => {
-    const { seconds: time, figures } = await stage.storm(count)
-    if (figures !== undefined && isRemembered) remembered.set(count, [...(remembered.get(count) ?? []), figures])
-    return time
-  }
+async function secondsOfAll(stage: Stage): Promise<number> {
+  const { seconds, figures } = await stage.storm(machineCount)
+  if (figures !== undefined) remembered.push(figures)
+  return seconds
+}
+
+/** As firmware and loaders read. */
+async function secondsAlone(stage: Stage): Promise<number> {
+  return (await stage.storm(1, 1)).seconds
+}
 
 /** The goal is a number and not another program. */
 function bound(name: string, value: number): Contender {
@@ -57,17 +59,17 @@ function bound(name: string, value: number): Contender {
 
 /** What each further machine takes, beside what is in the cache. */
 function kilobytesOfMachine(): (stage: Stage) => Promise<number> {
-  const [usedOfOne, usedOfAll] = [{ count: 0 }, { count: 0 }]
+  let round = 0
   return async (stage) => {
     const taken = ({ rssBytes, cacheUsedBytes }: StormFigures): number => rssBytes - cacheUsedBytes
-    const one = taken(await figuresOf(stage, 1, usedOfOne))
-    return (taken(await figuresOf(stage, machineCount, usedOfAll)) - one) / (machineCount - 1) / 1000
+    const one = taken(await figuresOf(stage, 1))
+    return (taken(await figuresOf(stage, machineCount, remembered[round++])) - one) / (machineCount - 1) / 1000
   }
 }
 
 function readShare(): (stage: Stage) => Promise<number> {
-  const used = { count: 0 }
-  return async (stage) => (await figuresOf(stage, machineCount, used)).fetchedBytes / bootBytes
+  let round = 0
+  return async (stage) => (await figuresOf(stage, machineCount, remembered[round++])).fetchedBytes / bootBytes
 }
 
 const better = 'lower'
@@ -76,20 +78,21 @@ const withTrace = (): Stage => slipwayStage(true)
 export const questions: readonly Question[] = [
   {
     ...{ name: `storm: ${machineCount} machines, cold start to the last one's boot`, unit: 's', better, goal: 2 },
-    ours: contender('slipway, clones', withTrace, seconds(machineCount)),
+    ours: contender('slipway, clones', withTrace, secondsOfAll),
     peers: [
       contender(
         'tgt, raw copies',
         () => tgtStage(machineCount),
-        seconds(machineCount),
+        secondsOfAll,
         unlessInstalled('tgt', '/usr/sbin/tgtd'),
       ),
     ],
   },
   {
-    ...{ name: 'storm: one machine alone, cold, what an earlier boot read known', unit: 's', better, goal: 1 },
-    ours: contender('slipway, boot trace', withTrace, seconds(1)),
-    peers: [contender('slipway, none', () => slipwayStage(false), seconds(1, false))],
+    ...{ name: 'storm: one machine that asks for one thing at a time, cold, its boot trace known', unit: 's', better },
+    goal: 1,
+    ours: contender('slipway, boot trace', withTrace, secondsAlone),
+    peers: [contender('slipway, no trace', () => slipwayStage(false), secondsAlone)],
   },
   {
     ...{ name: `storm: memory beside the cache for each of ${machineCount} machines`, unit: 'kB', better, goal: 1 },

@@ -104,5 +104,6 @@ function draw({ bootBytes: bytes, curves, rounds }: StormData): string {
   text({ x: box.left + box.width / 2, y: bottom + 38, anchor: 'middle' }, 'machines')
   const style = 'text{font:12px sans-serif;fill:#333}.grid{stroke:#ddd;fill:none}'
   const size = `viewBox="0 0 ${right + 24} ${bottom + 52}" width="${right + 24}" height="${bottom + 52}"`
-  return `<svg xmlns="http://www.w3.org/2000/svg" ${size}>\n<style>${style}</style>\n<rect width="100%" height="100%" fill="#fff"/>\n${lines.join('\n')}\n</svg>\n`
+  const title = "<title>Seconds to the last machine's boot, by number of machines</title>"
+  return `<svg xmlns="http://www.w3.org/2000/svg" role="img" ${size}>\n${title}\n<style>${style}</style>\n<rect width="100%" height="100%" fill="#fff"/>\n${lines.join('\n')}\n</svg>\n`
 }

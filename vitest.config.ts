@@ -1,6 +1,9 @@
 import { defineConfig, type ViteUserConfig } from 'vitest/config'
 
 // unit: pure, parallel, seconds. interop: strangers' clients against our servers. e2e: real firmware in QEMU, one at a time.
+// Debian's iPXE has no HTTPS. SLIPWAY_TEST_IPXE=DIR names builds that have, and these are the tests of them.
+const ownIpxe = process.env['SLIPWAY_TEST_IPXE'] === undefined ? [] : ['test/e2e/own-ipxe/*.test.ts']
+
 const config: ViteUserConfig = defineConfig({
   test: {
     projects: [
@@ -18,7 +21,7 @@ const config: ViteUserConfig = defineConfig({
       {
         test: {
           name: 'e2e',
-          include: ['test/e2e/**/*.test.ts'],
+          include: ['test/e2e/*.test.ts', ...ownIpxe],
           testTimeout: 600_000,
           hookTimeout: 300_000,
           fileParallelism: false,

@@ -12,6 +12,7 @@ import { Child, type ChildOptions, runCommand } from './child.ts'
 
 export const lab = {
   interfaceName: 'slipway0',
+  storageName: 'slipway0.2',
   serverAddress: '192.168.77.1',
   prefixLength: 24,
   network: '192.168.77.0',
@@ -79,6 +80,20 @@ export class LabNetwork {
       `tuntap add dev ${name} mode tap\nlink set ${name} master ${lab.interfaceName} addrgenmode none up\n`,
     )
     return name
+  }
+
+  /**
+   * A second network beside the first, with an address of the server's: what a switch's port of VLAN 2 leads to, without
+   * tags. Named as Linux names a VLAN's interface; this kernel need not have VLANs.
+   */
+  async addStorage(address: string): Promise<void> {
+    const name = lab.storageName
+    const commands = [
+      `link add ${name} type bridge forward_delay 0 mcast_snooping 0`,
+      `addr add ${address}/24 brd + dev ${name}`,
+      `link set ${name} addrgenmode none up`,
+    ]
+    await this.run(['ip', '-batch', '-'], 'ip', `${commands.join('\n')}\n`)
   }
 
   async removeTap(name: string): Promise<void> {

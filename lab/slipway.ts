@@ -6,7 +6,7 @@ import { createInterface } from 'node:readline'
 import type { ChapMode } from '../src/app/config.ts'
 import { OperationError } from '../src/base/errors.ts'
 import type { BootEvent, EventKind } from '../src/journal/events.ts'
-import type { Child, Exit } from './child.ts'
+import { type Child, type Exit, runCommand } from './child.ts'
 import { type LabNetwork, lab } from './namespace.ts'
 
 export type SlipwayOptions = {
@@ -16,6 +16,8 @@ export type SlipwayOptions = {
   readonly dhcp: 'own' | 'proxy'
   readonly admit: 'ask' | 'all' | 'none'
   readonly chap?: ChapMode
+  /** `slipway` commands on its state before it starts: ['ca', 'import', CERT, KEY]. */
+  readonly before?: readonly (readonly string[])[]
   /** More of slipway.toml: tables other than [iscsi]. */
   readonly config?: string
   /** What it knows already; the caller's, and stays. A new one by default. */
@@ -50,6 +52,9 @@ export class SlipwayServer {
     const config = join(folder, 'slipway.toml')
     await writeFile(config, `[iscsi]\nchap = "${options.chap ?? 'mutual'}"\n${options.config ?? ''}`)
     const state = options.stateFolder ?? join(folder, 'state')
+    for (const words of options.before ?? []) {
+      await runCommand([command, ...words, '--state', state], { name: `slipway ${words[0]}` })
+    }
     const range = `${lab.firstLease}-${lab.lastLease}`
     const line = [
       ...[command, 'up', options.imagePath],

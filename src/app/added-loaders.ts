@@ -169,6 +169,7 @@ function audienceOf(loaders: readonly Loader[]): ReadonlyMap<string, readonly st
       transport: 'auto',
       loaders,
       httpsServed: true,
+      diskOnVlan: false,
       firmwareTrustsUs: false,
       loaderWasTried: false,
     })

@@ -2,7 +2,7 @@
  * Where a machine's questions are answered: what to load (asked by DHCP), the loader (by TFTP or HTTP), its script (by HTTP
  * or HTTPS). The rooms speak the protocols, `fleet` says who may, `boot` says what; here they are plugged together.
  */
-import type { Mac } from '../base/address.ts'
+import { formatIpv4, type Mac, parseIpv4 } from '../base/address.ts'
 import {
   loaderUrl,
   parsePath,
@@ -13,11 +13,11 @@ import {
   signInUrl,
   type WebServer,
 } from '../boot/addresses.ts'
-import { chooseScript } from '../boot/choose-script.ts'
+import { chooseScript, type Refusal } from '../boot/choose-script.ts'
 import { refetchesMax } from '../boot/limits.ts'
 import { type Plan, planBoot } from '../boot/plan.ts'
 import { forgetTyped, proveScript, signInScript } from '../boot/proof-scripts.ts'
-import { bootScript, heldScript, refusedScript } from '../boot/scripts.ts'
+import { bootScript, heldScript, refusedScript, type StorageAddress } from '../boot/scripts.ts'
 import type { ClientFacts } from '../dhcp/client-facts.ts'
 import type { BootAdvisor, BootAnswer, BootQuestion } from '../dhcp/policy.ts'
 import type { Encounter } from '../fleet/admission.ts'
@@ -35,6 +35,7 @@ import type { FirmwareHttps } from './firmware-https.ts'
 import type { LoaderCatalogue } from './loaders.ts'
 import type { ProofDesk, ShownCertificate, SignIn } from './proof-desk.ts'
 import type { Roster } from './roster.ts'
+import type { StorageNetwork } from './storage-network.ts'
 
 export type BootDeskParts = {
   readonly fleet: Fleet
@@ -52,6 +53,8 @@ export type BootDeskParts = {
   readonly firmwareHttps: FirmwareHttps
   /** It has what it needs to log in to its disk. */
   willBoot(mac: Mac): void
+  /** Where iSCSI is, if it has a VLAN of its own. */
+  readonly storage: StorageNetwork | undefined
 }
 
 export class BootDesk implements BootAdvisor, TftpCatalogue {
@@ -78,6 +81,7 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
       loaders: this.#parts.loaders.known,
       httpsServed: this.#parts.httpsHost() !== undefined,
       firmwareTrustsUs: this.#parts.firmwareTrustsUs(machine),
+      diskOnVlan: this.#parts.storage !== undefined,
       loaderWasTried: roster.loaderWasTried(client.mac),
     })
     return this.#answerOf(plan, client.mac, machine, where)
@@ -93,6 +97,7 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
       loaders: this.#parts.loaders.known,
       httpsServed: this.#parts.httpsHost() !== undefined,
       firmwareTrustsUs: this.#parts.firmwareTrustsUs(machine),
+      diskOnVlan: this.#parts.storage !== undefined,
       loaderWasTried: this.#parts.roster.loaderWasTried(client.mac),
     }).reason
   }
@@ -179,6 +184,7 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
       certificate: certificate.kind,
       certificateAsked: request.local.port === ports.proof,
       signedIn: signIn.kind === 'signedIn',
+      diskOnVlan: this.#parts.storage !== undefined,
     })
     const { secure, local } = request
     const host = (secure ? this.#parts.httpsHost() : undefined) ?? local.address
@@ -208,8 +214,7 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
         return scriptAnswer(signInScript({ mac, signInUrl: signInUrl(web, mac), before }))
       }
       case 'refused':
-        events.emit({ mac, address }, { kind: 'refused', reason: choice.why })
-        return scriptAnswer([...clean, ...refusedScript({ mac, why: choice.why })])
+        return this.#refuse(mac, choice.why, address, clean)
       case 'boot': {
         if (request.method === 'HEAD') return scriptAnswer([])
         const proof = proofOf(choice.proved, certificate, signIn)
@@ -219,10 +224,18 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
     }
   }
 
+  #refuse(mac: Mac, why: Refusal, address: string, clean: Script = []): HttpAnswer {
+    this.#parts.events.emit({ mac, address }, { kind: 'refused', reason: why })
+    return scriptAnswer([...clean, ...refusedScript({ mac, why })])
+  }
+
   #serveBootScript(machine: Machine, asking: Asking): HttpAnswer {
     const { web, portalAddress, refetchCount, address, proof } = asking
-    const { chap, events, fleet, ports } = this.#parts
+    const { chap, events, fleet, ports, storage } = this.#parts
     const { mac } = machine
+    const joined = storage && { ...storage, reserved: parseIpv4(storage.address) ?? 0 }
+    const storageAddress = joined && fleet.storageAddressOf(mac, joined)
+    if (storage !== undefined && storageAddress === undefined) return this.#refuse(mac, 'noAddress', address)
     const credentials = fleet.offerCredentials(mac, this.#parts.clock.wallMs(), proof)
     const { image } = fleet.assignmentOf(machine)
     const { bootId } = credentials
@@ -234,7 +247,8 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
         mac,
         image,
         bootId,
-        portal: { address: portalAddress, port: ports.iscsi },
+        portal: { address: storage?.address ?? portalAddress, port: ports.iscsi },
+        storage: placeOf(storage, storageAddress),
         targetName: credentials.targetName,
         initiatorName: credentials.initiatorName,
         initiator: chap === 'none' ? undefined : credentials.initiator,
@@ -296,6 +310,11 @@ const askForPassword: HttpAnswer = {
   status: 401,
   headers: { 'WWW-Authenticate': 'Basic realm="Slipway", charset="UTF-8"', 'Cache-Control': 'no-store' },
   body: { kind: 'text', text: 'A name and a password are needed.\n' },
+}
+
+function placeOf(storage: StorageNetwork | undefined, address: number | undefined): StorageAddress | undefined {
+  if (storage === undefined || address === undefined) return undefined
+  return { vlan: storage.vlan, address: formatIpv4(address), netmask: storage.netmask }
 }
 
 function scriptAnswer(script: Script): HttpAnswer {

@@ -33,6 +33,11 @@
  *   certificate = "boot.pem"          # of your own, with its chain, instead of those that our CA makes
  *   key = "boot.key"
  *
+ *   [network.storage]
+ *   vlan = 2                          # iSCSI on a VLAN of its own; the target listens nowhere else
+ *   interface = "eth0.2"              # where it is on this computer (default: the interface, a dot, the VLAN)
+ *   range = "10.77.2.100-10.77.2.199" # which addresses the machines have there
+ *
  *   [ports]
  *   dhcp = 67
  *   pxe = 4011
@@ -132,6 +137,14 @@ const schema = z.strictObject({
       key: z.string().min(1).optional(),
     })
     .optional(),
+  network: z
+    .strictObject({
+      // IEEE 802.1Q §9.6: 0 means no VLAN, 4095 is reserved.
+      storage: z
+        .strictObject({ vlan: z.int().min(1).max(4094), interface: interfaceName.optional(), range })
+        .optional(),
+    })
+    .optional(),
   ports: z
     .strictObject({
       dhcp: port.optional(),
@@ -193,6 +206,7 @@ export type ConfigFile = {
         key?: string | undefined
       }
     | undefined
+  network?: { storage?: { vlan: number; interface?: string | undefined; range: AddressRange } | undefined } | undefined
   ports?: { [K in keyof Ports]?: number | undefined } | undefined
   machine?:
     | Record<
@@ -256,12 +270,23 @@ export type UpConfig = {
   readonly uefiHttps: boolean | undefined
   /** A certificate of the user's own; undefined: those that our authority makes. */
   readonly ownCertificate: OwnCertificate | undefined
+  /** Undefined: iSCSI is on the network that the machines boot from. */
+  readonly storage: StorageTerms | undefined
   readonly ports: Ports
   readonly machines: readonly KnownMachine[]
 }
 
 /** PEM files: the certificate with its chain, and its key. */
 export type OwnCertificate = { readonly certificatePath: string; readonly keyPath: string }
+
+/** A VLAN that carries iSCSI and nothing else. */
+export type StorageTerms = {
+  readonly vlan: number
+  /** Undefined: the boot network's interface, a dot, the VLAN. */
+  readonly interfaceName: string | undefined
+  /** One address for each machine. */
+  readonly range: AddressRange
+}
 
 export type KnownMachine = {
   readonly mac: string
@@ -355,6 +380,7 @@ export function decideUp(file: ConfigFile, flags: UpFlags, stateDefault: string)
     compat: file.https?.compat ?? ['ipxe-2019', 'ovmf'],
     uefiHttps: file.https?.uefi,
     ownCertificate: decideOwnCertificate(file),
+    storage: decideStorage(file),
     ports: { ...defaultPorts, ...defined(file.ports ?? {}), ...defined(flags.ports ?? {}) },
     machines: Object.entries(file.machine ?? {}).map(([address, machine]) => ({
       mac: address,
@@ -400,6 +426,11 @@ function checkProofs(file: ConfigFile): void {
     const hint = 'Leave transport out: where a proof is required it is strict.'
     throw invalid(`${whose}require = "${require}" and transport = "open" contradict each other`, hint)
   }
+}
+
+function decideStorage({ network }: ConfigFile): StorageTerms | undefined {
+  const storage = network?.storage
+  return storage && { vlan: storage.vlan, interfaceName: storage.interface, range: storage.range }
 }
 
 function decideDhcp(file: ConfigFile, flag: string | undefined): { mode: DhcpMode; range: AddressRange | undefined } {

@@ -19,7 +19,7 @@ import { openFile } from '../host/file.ts'
 import { openFleetStore } from '../host/fleet-store.ts'
 import { systemHash } from '../host/hash.ts'
 import { systemIcmpv6 } from '../host/icmpv6.ts'
-import { chooseInterface, type NetworkInterface } from '../host/interfaces.ts'
+import { chooseInterface, listInterfaces, type NetworkInterface } from '../host/interfaces.ts'
 import { openJournalStore } from '../host/journal-store.ts'
 import { scryptPasswords } from '../host/password.ts'
 import { resolve } from '../host/path.ts'
@@ -50,6 +50,7 @@ import { ProofDesk } from './proof-desk.ts'
 import { Roster } from './roster.ts'
 import { ImageShelf } from './shelf.ts'
 import { trustFolder } from './site-authority.ts'
+import { onlyAt, storageNetworkOf } from './storage-network.ts'
 import { fromDhcp, fromHttp, fromIscsi, fromTftp, type Said } from './translate.ts'
 import { watchFleet } from './watch-fleet.ts'
 
@@ -95,6 +96,7 @@ async function start(
   stop: () => Promise<void>,
 ): Promise<RunningServer> {
   const network = chooseInterface(config.interfaceName)
+  const storage = config.storage && storageNetworkOf(config.storage, network, listInterfaces())
   const state = lockStateDirectory(config.stateDirectory)
   undo.push(() => state.close())
   const library = await Library.open(config.stateDirectory)
@@ -168,6 +170,7 @@ async function start(
     firmwareTrustsUs: firmwareTrust(config, fleet),
     firmwareHttps,
     willBoot: (mac) => diskDesk.expect(mac),
+    storage,
   })
   const traces = new BootTraces({
     shelf,
@@ -198,7 +201,7 @@ async function start(
   // The disk first: nobody is told of a disk that is not there yet.
   const listen = (port: number): { address: string; port: number } => ({ address: network.address, port })
   const target = createIscsiTarget({
-    network: systemTcp,
+    network: storage === undefined ? systemTcp : onlyAt(storage.address, systemTcp),
     clock,
     random: systemRandom,
     hash: systemHash,
@@ -215,8 +218,9 @@ async function start(
     },
   })
   undo.push(() => target.close(logoutGraceMs))
-  await target.listen(listen(config.ports.iscsi))
-  ready('iscsi', `${network.address}:${config.ports.iscsi}`)
+  const portal = { ...listen(config.ports.iscsi), ...(storage && { address: storage.address }) }
+  await target.listen(portal)
+  ready('iscsi', `${portal.address}:${portal.port}`)
   undo.push(watchFleet(store, clock, () => target.drop(diskDesk.noteFleetChanged())))
 
   const http = await serveHttp({

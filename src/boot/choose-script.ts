@@ -18,6 +18,7 @@ export type ScriptFacts = {
   readonly certificateAsked: boolean
   /** Somebody signed in with this request. */
   readonly signedIn: boolean
+  readonly diskOnVlan: boolean
 }
 
 /** Strongest first; the fleet room's kinds of proof fit as they are. */
@@ -38,13 +39,16 @@ export type ScriptChoice =
 
 /**
  * machine: not admitted. needsTls: its policy wants TLS and the request came without. needsIscsi: its iPXE was built
- * without. noDisk: there is no image for it. needsCertificate: it has none to show. certificate...: the one it showed is
- * not good, which is worse than none.
+ * without. needsVlan: its disk is on a VLAN and its iPXE cannot join one. noAddress: all addresses of that VLAN are taken.
+ * noDisk: there is no image for it. needsCertificate: it has none to show. certificate...: the one it showed is not good,
+ * which is worse than none.
  */
 export type Refusal =
   | 'machine'
   | 'needsTls'
   | 'needsIscsi'
+  | 'needsVlan'
+  | 'noAddress'
   | 'noDisk'
   | 'needsCertificate'
   | 'certificateUnknown'
@@ -66,8 +70,10 @@ export function chooseScript(facts: ScriptFacts): ScriptChoice {
   if (certificate !== 'none' && certificate !== 'good') return { script: 'refused', why: troubles[certificate] }
   if (facts.standing === 'held') return { script: 'held' }
   if (!mayCarrySecrets(facts)) return { script: 'refused', why: 'needsTls' }
-  if (facts.features !== undefined && facts.features.size > 0 && !facts.features.has('iscsi')) {
-    return { script: 'refused', why: 'needsIscsi' }
+  // Some builds say nothing of themselves: they get the benefit of the doubt, and a script that tells how it went.
+  if (facts.features !== undefined && facts.features.size > 0) {
+    if (!facts.features.has('iscsi')) return { script: 'refused', why: 'needsIscsi' }
+    if (facts.diskOnVlan && !facts.features.has('vlan')) return { script: 'refused', why: 'needsVlan' }
   }
   return chooseByProof(facts)
 }

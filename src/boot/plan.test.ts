@@ -27,6 +27,7 @@ const facts = (who: Client, more: Partial<BootFacts> = {}): BootFacts => ({
   loaders: debian,
   httpsServed: true,
   firmwareTrustsUs: false,
+  diskOnVlan: false,
   loaderWasTried: false,
   ...more,
 })
@@ -159,6 +160,7 @@ const anyFacts: fc.Arbitrary<BootFacts> = fc.record({
   transport: fc.constantFrom('strict', 'auto', 'open'),
   loaders: fc.subarray<Loader>([...new Set([...debian, ...own])]),
   httpsServed: fc.boolean(),
+  diskOnVlan: fc.boolean(),
   firmwareTrustsUs: fc.boolean(),
   loaderWasTried: fc.boolean(),
 })
@@ -207,6 +209,7 @@ describe('which script', () => {
     certificate: 'none',
     certificateAsked: false,
     signedIn: false,
+    diskOnVlan: false,
     ...more,
   })
   // Who must prove something has transport strict: Fleet.transportOf.
@@ -223,6 +226,13 @@ describe('which script', () => {
     ['strict, by HTTP', asked({ transport: 'strict' }), 'refused needsTls'],
     ['strict, by HTTPS', asked({ transport: 'strict', secure: true }), 'boot'],
     ['an iPXE without iSCSI', asked({ features: new Set(['http']) }), 'refused needsIscsi'],
+    [
+      'a disk on a VLAN, and an iPXE that cannot join one',
+      asked({ diskOnVlan: true, features: new Set(['iscsi', 'http']) }),
+      'refused needsVlan',
+    ],
+    ['a disk on a VLAN, and an iPXE that can', asked({ diskOnVlan: true }), 'boot'],
+    ['a disk on a VLAN, and an iPXE that says nothing', asked({ diskOnVlan: true, features: new Set() }), 'boot'],
     ['an iPXE that was never heard by DHCP', asked({ features: undefined }), 'boot'],
     ['a held machine', asked({ standing: 'held' }), 'held'],
     [
@@ -272,6 +282,7 @@ describe('which script', () => {
       transport: fc.constant('strict' as const),
       secure: fc.boolean(),
       httpsServed: fc.boolean(),
+      diskOnVlan: fc.constant(false),
       features: fc.constant(undefined),
       required: proof,
       certificate: fc.constantFrom(

@@ -26,6 +26,8 @@ export type BootFacts = {
   readonly httpsServed: boolean
   /** The machine's own firmware trusts our certificate (UEFI HTTP boot with our CA enrolled). */
   readonly firmwareTrustsUs: boolean
+  /** Its disk is on a VLAN of its own, which its iPXE has to join. */
+  readonly diskOnVlan: boolean
   /** An iPXE of this machine was given a loader a moment ago, and an iPXE of it asks again: the loader did not help. */
   readonly loaderWasTried: boolean
 }
@@ -120,8 +122,8 @@ function bestOf(facts: BootFacts, suits: (loader: Loader) => boolean): Loader | 
   return suitable.find((loader) => wanted.every((feature) => loader.features.has(feature))) ?? suitable[0]
 }
 
-function featuresWanted(facts: BootFacts): readonly string[] {
-  return facts.transport === 'strict' ? ['iscsi', 'http', 'https'] : ['iscsi', 'http']
+function featuresWanted({ transport, diskOnVlan }: BootFacts): readonly string[] {
+  return ['iscsi', 'http', ...(transport === 'strict' ? ['https'] : []), ...(diskOnVlan ? ['vlan'] : [])]
 }
 
 function fits(loader: Loader, client: Client): boolean {

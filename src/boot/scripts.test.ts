@@ -29,6 +29,7 @@ const bootFacts: BootScriptFacts = {
   image: 'debian-lab',
   bootId: 'k3x9abcd',
   portal: { address: '192.168.77.1', port: 3260 },
+  storage: undefined,
   targetName: `${authority}:disk.525400770010`,
   initiatorName: `${authority}:machine.525400770010`,
   initiator: { user: 'USERUSERUSERUSER', secret: new Secret('SECRETSECRETSECR') },
@@ -44,12 +45,19 @@ const heldFacts: HeldScriptFacts = {
   pollUrl: scriptUrl(server, mac, { poll: 1 }),
 }
 
+const vlanFacts: BootScriptFacts = {
+  ...bootFacts,
+  portal: { address: '10.77.2.1', port: 3260 },
+  storage: { vlan: 2, address: '10.77.2.101', netmask: '255.255.255.0' },
+}
+
 const golden: ReadonlyArray<[file: string, text: string]> = [
   ['boot.ipxe', print(bootScript(bootFacts))],
   [
     'boot-without-proof.ipxe',
     print(bootScript({ ...bootFacts, initiator: undefined, target: undefined, refetchUrl: undefined })),
   ],
+  ['boot-on-vlan.ipxe', print(bootScript(vlanFacts))],
   ['held.ipxe', print(heldScript(heldFacts))],
   ['refused.ipxe', print(refusedScript({ mac, why: 'machine' }))],
   ['local.ipxe', print(localScript(mac))],
@@ -65,11 +73,14 @@ function machine(
   source: string,
   answer: (command: string, operands: readonly string[], options: ReadonlyMap<string, string>) => Result,
   firmwareVendor = 'Some Firmware Inc',
+  left: ReadonlyMap<string, string> = new Map(),
 ) {
   const settings = new Map([
     ['uuid', '00112233-4455-6677-8899-aabbccddeeff'],
     ['serial', 'LAB 7'],
     ['smbios/0.4.0', firmwareVendor],
+    ['netX/ifname', 'net0'],
+    ...left,
   ])
   const interpreter = new Interpreter(parse(source), settings)
   const screen: string[] = []
@@ -77,7 +88,9 @@ function machine(
   let seconds = 0
   for (;;) {
     const step = interpreter.next()
-    if (step.kind === 'ended') return { screen, asked, seconds, how: step.how, status: step.status }
+    if (step.kind === 'ended') {
+      return { screen, asked, seconds, how: step.how, status: step.status, settings: interpreter.settings }
+    }
     const { command, operands, options } = step.effect
     if (command === 'echo') screen.push(operands.join(' '))
     else if (command === 'sleep') seconds += Number(operands[0])
@@ -206,6 +219,38 @@ describe('the boot script', () => {
   })
 })
 
+describe('the boot script of a disk on a VLAN', () => {
+  const source = print(bootScript(vlanFacts))
+
+  test('joins it with an address of its own before it connects', () => {
+    const run = machine(source, () => works)
+    expect(run.asked.slice(0, 3)).toEqual([
+      'vcreate net0',
+      'ifopen net0-2',
+      `sanboot iscsi:10.77.2.1::3260:0:${authority}:disk.525400770010`,
+    ])
+    expect(run.settings.get('net0-2/ip')).toBe('10.77.2.101')
+    expect(run.settings.get('net0-2/netmask')).toBe('255.255.255.0')
+    expect(run.screen).toContain('Slipway: the disk is on VLAN 2, this machine is 10.77.2.101 there')
+  })
+
+  test('run again, it takes the card that it took before, and not the VLAN on it', () => {
+    const before = machine(source, () => works).settings
+    const left = new Map([...before, ['netX/ifname', 'net0-2']])
+    expect(machine(source, () => works, undefined, left).asked.slice(0, 2)).toEqual(['vcreate net0', 'ifopen net0-2'])
+  })
+
+  test.for([
+    'vcreate',
+    'ifopen',
+  ])('where %s fails the screen says what is missing, and nothing is asked of the disk', (fails) => {
+    const run = machine(source, (command) => (command === fails ? { status: 0x2e000000 } : works))
+    expect(run.asked.some((line) => line.startsWith('sanboot'))).toBe(false)
+    expect(run.screen.join('\n')).toContain('VLAN 2, which this iPXE could not join')
+    expect(run).toMatchObject({ how: 'exit', status: 1 })
+  })
+})
+
 describe('the held script', () => {
   test('says what to type, and asks again with the next count', () => {
     const run = machine(print(heldScript(heldFacts)), (command) =>
@@ -244,6 +289,8 @@ test.for([
   'machine',
   'needsTls',
   'needsIscsi',
+  'needsVlan',
+  'noAddress',
   'noDisk',
 ] as const)('a refusal says what and why, and ends: %s', (why) => {
   const run = machine(print(refusedScript({ mac, why })), () => works)

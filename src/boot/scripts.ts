@@ -14,9 +14,11 @@ import {
   echo,
   exit,
   goto,
+  ifopen,
   imgfetch,
   imgfree,
   iseq,
+  isset,
   label,
   line,
   or,
@@ -28,6 +30,7 @@ import {
   set,
   setting,
   sleep,
+  vcreate,
   whatever,
   word,
 } from '../ipxe/command.ts'
@@ -38,6 +41,8 @@ import { diskPausesSeconds, pollPausesSeconds, pollsBetweenNotices, refusalSecon
 
 export type Login = { readonly user: string; readonly secret: Secret }
 
+export type StorageAddress = { readonly vlan: number; readonly address: string; readonly netmask: string }
+
 export type BootScriptFacts = {
   readonly mac: Mac
   /** What people call the disk. */
@@ -45,6 +50,8 @@ export type BootScriptFacts = {
   readonly bootId: string
   /** Where the target listens, as the machine sees it. */
   readonly portal: { readonly address: string; readonly port: number }
+  /** The disk is on a VLAN of its own, and the machine has this address there; undefined: where it boots from. */
+  readonly storage: StorageAddress | undefined
   readonly targetName: string
   readonly initiatorName: string
   /** Undefined: the target asks for no proof. */
@@ -85,6 +92,7 @@ export function bootScript(facts: BootScriptFacts): Script {
     ...credentials('reverse-username', 'reverse-password', facts.target),
     // Never empty: a command with a word too few would print its usage.
     line(set('slipway-firmware', 'by-', setting(firmwareVendor))),
+    ...(facts.storage === undefined ? [] : joinVlan(facts.storage)),
     ...tries(diskPausesSeconds, 'connect', 'give-up'),
     blank,
     label('connect'),
@@ -135,6 +143,7 @@ export function bootScript(facts: BootScriptFacts): Script {
     line(echo('The disk has no boot loader for this firmware.')),
     line(echo('On the server, type: slipway doctor')),
     line(goto('give-up')),
+    ...(facts.storage === undefined ? [] : noVlan(facts.storage)),
     blank,
     label('returned'),
     line(echo('Slipway: the disk handed the machine back.')),
@@ -215,6 +224,14 @@ const refusals: Readonly<Record<Refusal, readonly string[]>> = {
     'the certificate in this iPXE is out of date, or not from here.',
     'On the server, make another: slipway certificate issue',
   ],
+  needsVlan: [
+    'the disk is on a VLAN, which this iPXE cannot join.',
+    'Add one built with VLAN_CMD: slipway loaders add. Machine',
+  ],
+  noAddress: [
+    'all addresses of the storage VLAN are taken.',
+    'Make the range in [network.storage] larger, for machine',
+  ],
   needsIscsi: ['this iPXE was built without iSCSI.', 'Add one that has it to the loaders folder, for machine'],
   noDisk: ['there is no disk image for this machine.', 'Assign one on the server, for machine'],
 }
@@ -240,6 +257,39 @@ export function localScript(mac: Mac): Script {
 /** RFC 4173 §5: iscsi:server:protocol:port:LUN:target. LUN 0 is the machine's disk. */
 export function diskUri(address: string, port: number, targetName: string): string {
   return `iscsi:${address}::${port}:0:${targetName}`
+}
+
+/** The network card that was opened last, and its VLAN by the name that iPXE gives it (src/net/vlan.c): net0-2. */
+const trunk = 'slipway-trunk'
+const vlanInterface = 'slipway-vlan'
+
+/**
+ * Joins the VLAN with a fixed address: nothing on it has to answer first. A script that runs again finds what the one before
+ * it left: the card opened last is then the VLAN itself, and its own trunk is remembered.
+ */
+function joinVlan({ vlan, address, netmask }: StorageAddress): Line[] {
+  const setOf = (name: string, value: string): Line =>
+    line([word('set'), word(setting(vlanInterface), `/${name}`), word(value)], or(goto('no-vlan')))
+  return [
+    line(isset(setting(trunk)), or(set(trunk, setting('netX/ifname')))),
+    line(set(vlanInterface, setting(trunk), `-${vlan}`)),
+    line(vcreate(vlan, setting(trunk)), or(goto('no-vlan'))),
+    setOf('ip', address),
+    setOf('netmask', netmask),
+    line(ifopen(setting(vlanInterface)), or(goto('no-vlan'))),
+    line(echo(`Slipway: the disk is on VLAN ${vlan}, this machine is ${address} there`)),
+  ]
+}
+
+function noVlan({ vlan }: StorageAddress): Line[] {
+  return [
+    blank,
+    label('no-vlan'),
+    line(set('slipway-error', setting('errno:hexraw'))),
+    line(echo(`Slipway: the disk is on VLAN ${vlan}, which this iPXE could not join.`)),
+    line(echo('On the server, add one built with VLAN_CMD: slipway loaders add')),
+    line(goto('give-up')),
+  ]
 }
 
 function credentials(user: string, password: string, login: Login | undefined): Line[] {

@@ -17,6 +17,7 @@ import { undecidedMachinesMax } from './limits.ts'
 import type { AdmissionPolicy, Assignment, Identity, Machine, TransportPolicy } from './machine.ts'
 import { initiatorNameOf, macOfTargetName, targetNameOf } from './names.ts'
 import { admissionOnly, type Proof, type ProofKind } from './proof.ts'
+import { chooseStorageAddress, type StorageAddressTerms } from './storage-addresses.ts'
 import type { FleetStore } from './store.ts'
 
 export type FleetTerms = {
@@ -132,6 +133,11 @@ export class Fleet {
     const minted = mint({ mac, names, proof, random: this.#random(mintBytes), nowMs })
     this.#store.changeCredentials(mac, (ring) => offer(ring, minted, nowMs))
     return minted
+  }
+
+  /** On the storage VLAN; undefined when all are taken. */
+  storageAddressOf(mac: Mac, terms: StorageAddressTerms): number | undefined {
+    return this.#store.changeStorageAddress(mac, (known, taken) => chooseStorageAddress(terms, known, taken))
   }
 
   /** Whom a login to `targetName` may come from; empty for a target that is no machine's. */

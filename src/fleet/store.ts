@@ -25,6 +25,14 @@ export interface FleetStore {
    * by its owner only. @throws {OperationError}
    */
   changeCredentials(mac: Mac, change: (ring: CredentialRing) => CredentialRing): void
+  /**
+   * Keeps the address that `choose` makes of the machine's own and of all that are taken; undefined keeps what was. Nothing
+   * comes between.
+   */
+  changeStorageAddress(
+    mac: Mac,
+    choose: (known: number | undefined, taken: ReadonlySet<number>) => number | undefined,
+  ): number | undefined
   /** Another number than before when another process has changed anything. Costs nothing to ask. */
   foreignChanges(): number
 }
@@ -33,6 +41,7 @@ export interface FleetStore {
 export class MemoryFleetStore implements FleetStore {
   readonly #machines = new Map<Mac, Machine>()
   readonly #rings = new Map<Mac, CredentialRing>()
+  readonly #storageAddresses = new Map<Mac, number>()
 
   machine(mac: Mac): Machine | undefined {
     return this.#machines.get(mac)
@@ -51,6 +60,7 @@ export class MemoryFleetStore implements FleetStore {
   removeMachine(mac: Mac): void {
     this.#machines.delete(mac)
     this.#rings.delete(mac)
+    this.#storageAddresses.delete(mac)
   }
 
   undecidedCount(): number {
@@ -75,6 +85,15 @@ export class MemoryFleetStore implements FleetStore {
 
   foreignChanges(): number {
     return 0
+  }
+
+  changeStorageAddress(
+    mac: Mac,
+    choose: (known: number | undefined, taken: ReadonlySet<number>) => number | undefined,
+  ): number | undefined {
+    const chosen = choose(this.#storageAddresses.get(mac), new Set(this.#storageAddresses.values()))
+    if (chosen !== undefined) this.#storageAddresses.set(mac, chosen)
+    return chosen
   }
 
   #undecided(): Machine[] {

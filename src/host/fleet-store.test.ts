@@ -42,6 +42,26 @@ test('a machine and its credentials are what they were after the store was close
   after.close()
 })
 
+test('an address on the storage VLAN is kept across a restart, and goes with the machine', () => {
+  const path = join(folder, 'c.db')
+  const before = openFleetStore(path)
+  before.changeMachine(mac, () => stranger({ mac, uuid: undefined, serial: undefined }, 1))
+  expect(before.changeStorageAddress(mac, () => 7)).toBe(7)
+  before.close()
+  const after = openFleetStore(path)
+  const seen: unknown[] = []
+  const note = (known: number | undefined, taken: ReadonlySet<number>): number | undefined => {
+    seen.push(known, [...taken])
+    return known
+  }
+  expect(after.changeStorageAddress(mac, note)).toBe(7)
+  expect(after.changeStorageAddress('52:54:00:77:00:11', note)).toBeUndefined()
+  after.removeMachine(mac)
+  after.changeStorageAddress(mac, note)
+  expect(seen).toEqual([7, [7], undefined, [7], undefined, []])
+  after.close()
+})
+
 test('the undecided machine seen longest ago makes room, and a change that fails changes nothing', () => {
   const store = openFleetStore(join(folder, 'b.db'))
   for (let i = 1; i <= 3; i++) {

@@ -42,6 +42,10 @@ const migrations: Migrations = [
      password TEXT NOT NULL,
      made_ms INTEGER NOT NULL
    ) STRICT`,
+  `CREATE TABLE storage_address (
+     mac TEXT PRIMARY KEY,
+     address INTEGER NOT NULL UNIQUE
+   ) STRICT`,
 ]
 
 const machineColumns =
@@ -113,6 +117,7 @@ class SqliteFleetStore implements OpenFleetStore {
       this.#database.prepare('DELETE FROM machine WHERE mac = ?').run(mac)
       this.#database.prepare('DELETE FROM credentials WHERE mac = ?').run(mac)
       this.#database.prepare('DELETE FROM certificate WHERE mac = ?').run(mac)
+      this.#database.prepare('DELETE FROM storage_address WHERE mac = ?').run(mac)
     })
   }
 
@@ -144,6 +149,23 @@ class SqliteFleetStore implements OpenFleetStore {
   /** SQLite's own counter: it moves with the commits of other connections, never with ours (pragma.html#pragma_data_version). */
   foreignChanges(): number {
     return Number(this.#dataVersion.get()?.['data_version'])
+  }
+
+  changeStorageAddress(
+    mac: string,
+    choose: (known: number | undefined, taken: ReadonlySet<number>) => number | undefined,
+  ): number | undefined {
+    return this.#atomically(() => {
+      const rows = this.#database.prepare('SELECT mac, address FROM storage_address').all()
+      const known = rows.find((row) => row['mac'] === mac)?.['address']
+      const taken = new Set(rows.map((row) => Number(row['address'])))
+      const before = known === undefined ? undefined : Number(known)
+      const chosen = choose(before, taken)
+      if (chosen !== undefined && chosen !== before) {
+        this.#database.prepare('INSERT OR REPLACE INTO storage_address (mac, address) VALUES (?, ?)').run(mac, chosen)
+      }
+      return chosen
+    })
   }
 
   close(): void {

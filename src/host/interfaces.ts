@@ -11,6 +11,8 @@ export type NetworkInterface = {
   readonly mac: string
   /** The cable is in and the other side answers (operstate; 'unknown' counts as up: taps and bridges say so). */
   readonly up: boolean
+  /** Of a VLAN that Linux tags: which one (IEEE 802.1Q). */
+  readonly vlan?: number
 }
 
 /** Every interface that has an IPv4 address, without loopback. */
@@ -19,7 +21,9 @@ export function listInterfaces(): NetworkInterface[] {
   for (const [name, addresses] of Object.entries(networkInterfaces())) {
     const ipv4 = addresses?.find((entry) => entry.family === 'IPv4' && !entry.internal)
     if (ipv4 === undefined) continue
-    found.push({ name, address: ipv4.address, netmask: ipv4.netmask, mac: ipv4.mac, up: isUp(name) })
+    const vlan = vlanOf(name)
+    const facts = { name, address: ipv4.address, netmask: ipv4.netmask, mac: ipv4.mac, up: isUp(name) }
+    found.push(vlan === undefined ? facts : { ...facts, vlan })
   }
   return found
 }
@@ -44,6 +48,16 @@ export function chooseInterface(wanted: string | undefined): NetworkInterface {
     throw new OperationError('interfaceAmbiguous', 'there are several networks, and none was chosen', hint)
   }
   return only
+}
+
+/** What the kernel's 8021q module says: "eth0.2  VID: 2   REORDER_HDR: 1". */
+function vlanOf(name: string): number | undefined {
+  try {
+    const id = /\bVID: (\d+)/.exec(readFileSync(`/proc/net/vlan/${name}`, 'utf8'))?.[1]
+    return id === undefined ? undefined : Number(id)
+  } catch {
+    return undefined // no such VLAN, or no VLANs at all
+  }
 }
 
 function isUp(name: string): boolean {

@@ -65,6 +65,14 @@ export const isset = (value: Piece): Command => [word('isset'), word(value)]
 export const sanboot = (uri: Word): Command => [word('sanboot'), uri]
 /** Boots without telling the operating system where its disk is (no iBFT). */
 export const sanbootUndescribed = (uri: Word): Command => [word('sanboot'), word('--no-describe'), uri]
+/** On a VLAN, the name of the new interface is the trunk's with the tag behind a dash. */
+export const vcreate = (tag: number, trunk: Piece): Command => [
+  word('vcreate'),
+  word('--tag'),
+  word(String(tag)),
+  word(trunk),
+]
+export const ifopen = (name: Piece): Command => [word('ifopen'), word(name)]
 export const imgfree = (name: string): Command => [word('imgfree'), word(name)]
 
 /** Fetches `uri` and goes on with it instead of this script; frees it when it has ended. */

@@ -7,7 +7,7 @@
  */
 import { OperationError } from '../base/errors.ts'
 import { Secret } from '../base/secret.ts'
-import type { KeyKind } from '../ports/keys.ts'
+import type { KeyKind, Keys } from '../ports/keys.ts'
 import {
   createAuthority,
   exportCertificate,
@@ -82,7 +82,7 @@ export async function openSiteAuthority(
   files: TrustFiles,
   ports: TrustPorts,
 ): Promise<{ readonly authority: Identity; readonly isNew: boolean }> {
-  const known = await readAuthority(terms.nowMs, files, ports)
+  const known = await readSiteAuthority(terms.nowMs, files, ports.keys)
   if (known !== undefined) return { authority: known, isNew: false }
   const authority = await createAuthority({ name: terms.authorityName, nowMs: terms.nowMs }, ports)
   await writeAuthority(authority, files)
@@ -147,7 +147,7 @@ async function keepFormer(next: Certificate, files: TrustFiles): Promise<void> {
 }
 
 /** An authority whose key is kept elsewhere, or was lost, cannot sign: said so before a new one is made by mistake. */
-async function readAuthority(nowMs: number, files: TrustFiles, ports: TrustPorts): Promise<Identity | undefined> {
+export async function readSiteAuthority(nowMs: number, files: TrustFiles, keys: Keys): Promise<Identity | undefined> {
   const pem = await files.read(authorityFile)
   const certificatePem = await files.read(authorityCertificateFile)
   if (pem === undefined) {
@@ -156,7 +156,7 @@ async function readAuthority(nowMs: number, files: TrustFiles, ports: TrustPorts
       'Put it back from a copy, or make a new authority: slipway ca rotate. Loaders that trust the old one must be told.'
     throw new OperationError('authorityKeyMissing', 'ca.pem, with the key of the certificate authority, is gone', hint)
   }
-  const authority = importAuthority({ certificatePem: pem, keyPem: new Secret(pem), nowMs }, ports.keys)
+  const authority = importAuthority({ certificatePem: pem, keyPem: new Secret(pem), nowMs }, keys)
   const expected = exportCertificate(authority.certificate)
   // A crash between the two files.
   if (certificatePem !== expected) await files.write(authorityCertificateFile, expected)

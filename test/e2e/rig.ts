@@ -19,8 +19,10 @@ export type Rig = {
   powerOn(options: Omit<MachineOptions, 'network'>): Promise<Machine>
 }
 
-export type RigOptions = Pick<SlipwayOptions, 'dhcp' | 'admit' | 'chap' | 'config'> & {
+export type RigOptions = Pick<SlipwayOptions, 'dhcp' | 'admit' | 'chap' | 'config' | 'before'> & {
   readonly variant?: GoldenVariant
+  /** Of the network, before Slipway starts. */
+  readonly prepare?: (network: LabNetwork) => Promise<unknown>
 }
 
 /**
@@ -31,6 +33,7 @@ export async function rig(options: RigOptions): Promise<Rig> {
   const golden = await goldenImage(options.variant ?? 'tiny')
   const network = await LabNetwork.create()
   onTestFinished(() => network.close())
+  await options.prepare?.(network)
   if (options.dhcp === 'proxy') {
     const folder = await mkdtemp(join(tmpdir(), 'slipway-dnsmasq-'))
     const dnsmasq = await startDnsmasq(network, folder, { kind: 'addressesOnly' })

@@ -10,6 +10,7 @@ import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { LabNetwork, lab } from '../../lab/namespace.ts'
 import { SlipwayServer } from '../../lab/slipway.ts'
+import { fetchScript, logIn } from './boot-script.ts'
 
 const mac = '52:54:00:77:00:21'
 const withinMs = 15_000
@@ -26,33 +27,6 @@ async function site(): Promise<Site> {
   const server = await SlipwayServer.start({ network, imagePath, dhcp: 'own', admit: 'all', chap: 'mutual' })
   onTestFinished(async () => void (await server.stop()))
   return { network, server, folder }
-}
-
-/** By name, as the script sets them. */
-async function fetchScript(
-  { network }: Site,
-  url: string,
-  options: readonly string[] = [],
-): Promise<Map<string, string>> {
-  const script = await network.run(['curl', '--silent', '--show-error', '--fail', ...options, url], 'curl')
-  const settings = [...script.matchAll(/^set ([\w-]+) (\S+)/gm)].map(
-    ([, name = '', value = '']) => [name, value] as const,
-  )
-  const targetName = /^sanboot iscsi:\S*?(iqn\.\S+?)(?: |$)/m.exec(script)?.[1] ?? ''
-  return new Map([...settings, ['target', targetName]])
-}
-
-/** The disk's INQUIRY data, as a machine with these credentials gets it. */
-async function logIn({ network }: Site, script: ReadonlyMap<string, string>): Promise<string> {
-  const of = (name: string): string => script.get(name) ?? ''
-  const environment = [
-    `LIBISCSI_CHAP_USERNAME=${of('username')}`,
-    `LIBISCSI_CHAP_PASSWORD=${of('password')}`,
-    `LIBISCSI_CHAP_TARGET_USERNAME=${of('reverse-username')}`,
-    `LIBISCSI_CHAP_TARGET_PASSWORD=${of('reverse-password')}`,
-  ]
-  const url = `iscsi://${lab.serverAddress}:3260/${of('target')}/0`
-  return await network.run(['env', ...environment, 'iscsi-inq', '-i', of('initiator-iqn'), url], 'iscsi-inq')
 }
 
 const scriptPath = `/boot/${mac}.ipxe`

@@ -57,6 +57,7 @@ function bootFor(request: Message): BootAnswer {
     loaders,
     httpsServed: false,
     firmwareTrustsUs: false,
+    diskOnVlan: false,
     loaderWasTried: false,
   })
   if (plan.kind === 'loader') return { kind: 'boot', bootFile: plan.file }
@@ -134,6 +135,7 @@ const script = bootScript({
   image: 'debian-lab',
   bootId,
   portal: { address: server.host, port: 3260 },
+  storage: undefined,
   targetName: targetNameOf(namingAuthorityDefault, testMac),
   initiatorName: initiatorNameOf(namingAuthorityDefault, testMac),
   initiator: login('OYQ4MTT5PYCJVJ5A'),

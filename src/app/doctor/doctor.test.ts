@@ -4,12 +4,13 @@ import { describe, expect, test } from 'vitest'
 import { OperationError } from '../../base/errors.ts'
 import { gibibyte } from '../../base/units.ts'
 import { createMemoryDevice } from '../../block/memory.ts'
+import type { BootEvent, Happening } from '../../journal/events.ts'
 import { buildPe } from '../../trust/testing/pe-builder.ts'
 import { defaultPorts } from '../config.ts'
 import { type DoctorOptions, runDoctor, worstOf } from './doctor.ts'
 import type { Finding } from './finding.ts'
 import { judgeFirewall } from './firewall.ts'
-import type { DoctorProbes } from './probes.ts'
+import type { DoctorProbes, InterfaceFacts, PortPlace } from './probes.ts'
 
 const utf8 = (text: string): Uint8Array => new TextEncoder().encode(text)
 const ipxeFor = (machine: number, more: string): Uint8Array =>
@@ -25,10 +26,13 @@ const link = { name: 'eth0', address: '10.1.2.1', netmask: '255.255.255.0', mac:
 const options: DoctorOptions = {
   imagePath: undefined,
   interfaceName: undefined,
-  dhcp: { mode: 'proxy', range: undefined },
+  dhcp: { mode: 'proxy', range: undefined, dns: [] },
   ports: defaultPorts,
   loadersDirectories: ['/loaders'],
   stateDirectory: '/state',
+  serverName: undefined,
+  ownCertificate: undefined,
+  storage: undefined,
 }
 const dhcpServer = {
   server: '10.1.2.250',
@@ -37,6 +41,8 @@ const dhcpServer = {
   nextServer: undefined,
   routers: [],
 }
+const dayMs = 86_400_000
+const nowMs = Date.UTC(2026, 10, 21, 12)
 /** A world in which nothing is wrong. */
 const well: DoctorProbes = {
   interfaces: () => [link],
@@ -55,6 +61,9 @@ const well: DoctorProbes = {
     ufwEnabled: false,
     firewalldRunning: false,
   }),
+  certificate: async () => ({ subject: 'CN=Site', notAfterMs: nowMs + 300 * dayMs, host: '10.1.2.1' }),
+  recentEvents: async () => [],
+  wallMs: () => nowMs,
 }
 
 async function findingsOf(
@@ -93,7 +102,7 @@ describe('runDoctor', () => {
 
   test('a range of leases is inside the network and without our own address', async () => {
     const rangeOf = async (first: number, last: number): Promise<string | undefined> => {
-      const dhcp = { mode: 'server', range: { first: 0x0a010200 + first, last: 0x0a010200 + last } } as const
+      const dhcp = { mode: 'server', range: { first: 0x0a010200 + first, last: 0x0a010200 + last }, dns: [] } as const
       return (await findingsOf({}, { dhcp })).get('dhcp.range')?.level
     }
     expect(await rangeOf(100, 199)).toBe('ok')
@@ -114,7 +123,7 @@ describe('runDoctor', () => {
   })
 
   test('without DHCP its ports are not looked at', async () => {
-    const findings = await findingsOf({}, { dhcp: { mode: 'off', range: undefined } })
+    const findings = await findingsOf({}, { dhcp: { mode: 'off', range: undefined, dns: [] } })
     expect(findings.has('port.dhcp')).toBe(false)
     expect(findings.get('dhcp.others')).toMatchObject({
       level: 'warning',
@@ -124,8 +133,9 @@ describe('runDoctor', () => {
 
   test('who else answers DHCP matters differently to a proxy and to a server', async () => {
     const level = async (servers: (typeof dhcpServer)[], mode: 'proxy' | 'server'): Promise<string | undefined> =>
-      (await findingsOf({ dhcpServers: async () => servers }, { dhcp: { mode, range: undefined } })).get('dhcp.others')
-        ?.level
+      (await findingsOf({ dhcpServers: async () => servers }, { dhcp: { mode, range: undefined, dns: [] } })).get(
+        'dhcp.others',
+      )?.level
     expect(await level([dhcpServer], 'proxy')).toBe('ok')
     expect(await level([], 'proxy')).toBe('error')
     expect(await level([dhcpServer], 'server')).toBe('error')
@@ -174,6 +184,93 @@ describe('runDoctor', () => {
     )
     expect(findings.get('image.bios')?.level).toBe('warning')
     expect(findings.get('image.bootable')?.level).toBe('error')
+  })
+
+  test('a certificate that cannot be shown, or ends soon', async () => {
+    const ends = { subject: 'CN=boot.lab', notAfterMs: nowMs + 5 * dayMs, host: 'boot.lab' }
+    expect((await findingsOf({ certificate: async () => ends })).get('https.certificate')).toMatchObject({
+      level: 'warning',
+      what: 'CN=boot.lab is good until 2026-11-26',
+    })
+    const wrong = async (): Promise<never> => {
+      throw new OperationError('nameUnresolved', 'boot.lab does not resolve', 'Give it an address.')
+    }
+    expect((await findingsOf({ certificate: wrong })).get('https.certificate')).toMatchObject({
+      level: 'error',
+      what: 'boot.lab does not resolve',
+      doNext: 'Give it an address.',
+    })
+    expect((await findingsOf({ certificate: async () => undefined })).has('https.certificate')).toBe(false)
+  })
+
+  test('who could not agree on TLS lately, and has not since', async () => {
+    const failed = { kind: 'tlsFailed', reason: 'no suite', hint: 'Set compat.', offered: 'TLS 1.2 with X' } as const
+    const agreed = {
+      kind: 'tlsAgreed',
+      protocol: 'TLSv1.3',
+      cipher: 'X',
+      compat: undefined,
+      clientFingerprint: undefined,
+    } as const
+    const silent = { kind: 'failed', step: 'HTTPS', reason: 'did not come', hint: 'Enroll ours.' } as const
+    const from = (mac: string, event: Happening, hoursAgo: number): BootEvent => ({
+      ...event,
+      mac,
+      address: undefined,
+      id: 1,
+      atMs: nowMs - hoursAgo * 3_600_000,
+    })
+    const recent = [
+      from('a', failed, 30),
+      from('b', failed, 5),
+      from('b', agreed, 4),
+      from('c', failed, 3),
+      from('c', failed, 2),
+      from('d', silent, 1),
+    ]
+    const findings = await runDoctor(options, { ...well, recentEvents: async () => recent })
+    expect(findings.filter(({ check }) => check === 'https.failed')).toMatchObject([
+      {
+        level: 'warning',
+        what: 'c, 2026-11-21 10:00: could not agree on TLS: no suite (it offered TLS 1.2 with X)',
+        doNext: 'Set compat.',
+      },
+      { level: 'warning', what: 'd, 2026-11-21 11:00: did not come', doNext: 'Enroll ours.' },
+    ])
+  })
+
+  test('the VLAN of the disks: there, missing, down, untagged; and who can join it', async () => {
+    const range = { first: 0x0a4d0264, last: 0x0a4d02c7 }
+    const storage = { vlan: 2, interfaceName: undefined, range }
+    const tagged = { ...link, name: 'eth0.2', address: '10.77.2.1', vlan: 2 }
+    const of = async (
+      more: readonly InterfaceFacts[],
+      probes: Partial<DoctorProbes> = {},
+    ): Promise<Map<string, Finding>> =>
+      findingsOf({ interfaces: () => [link, ...more], ...probes }, { storage, interfaceName: 'eth0' })
+    expect((await of([tagged])).get('storage')).toMatchObject({
+      level: 'ok',
+      what: 'eth0.2 (10.77.2.1) is VLAN 2; machines are 10.77.2.100-10.77.2.199 there',
+    })
+    expect((await of([])).get('storage')).toMatchObject({
+      level: 'error',
+      doNext: expect.stringMatching(/ip link add link eth0 name eth0\.2 type vlan id 2/),
+    })
+    expect((await of([{ ...tagged, up: false }])).get('storage')?.level).toBe('error')
+    const { vlan: _, ...untagged } = tagged
+    expect((await of([untagged])).get('storage')?.level).toBe('warning')
+    const asked: string[] = []
+    const tryPort = async ({ address, port }: PortPlace): Promise<void> => void asked.push(`${address}:${port}`)
+    await of([tagged], { tryPort })
+    expect(asked.filter((place) => place.endsWith(':3260'))).toEqual(['10.77.2.1:3260'])
+
+    expect((await of([tagged])).get('loaders.vlan')?.level).toBe('warning')
+    const able = async () => [file('snponly.efi', ipxeFor(0x8664, 'VLAN\0'))]
+    expect((await of([tagged], { loaderFiles: able })).get('loaders.vlan')).toMatchObject({
+      level: 'ok',
+      what: 'VLANs: snponly.efi',
+    })
+    expect((await findingsOf({})).has('loaders.vlan')).toBe(false)
   })
 
   test('room for state', async () => {

@@ -9,21 +9,32 @@ import type { DiskSummary, Firmware } from '../../disk/inspect.ts'
 import { whatIsOn } from '../../disk/inspect.ts'
 import { sourceOfBytes } from '../../disk/source.ts'
 import { identifyLoader, type Loader } from '../../trust/loaders/identify.ts'
-import type { AddressRange, DhcpMode, Ports } from '../config.ts'
+import type { AddressRange, DhcpMode, OwnCertificate, Ports, StorageTerms } from '../config.ts'
+import { trustFolder } from '../site-authority.ts'
+import type { StorageNetwork } from '../storage-network.ts'
 import { error, type Finding, ok, warning } from './finding.ts'
 import { judgeFirewall, type WantedPort } from './firewall.ts'
+import { certificateFailed, judgeCertificate, judgeHandshakes } from './https.ts'
 import type { DoctorProbes, InterfaceFacts, PortPlace } from './probes.ts'
+import { checkStorage, checkVlanLoaders } from './storage.ts'
 
 export interface DoctorOptions {
   /** Undefined: nothing is said about an image. */
   readonly imagePath: string | undefined
   /** Undefined: the only one there is. */
   readonly interfaceName: string | undefined
-  readonly dhcp: { readonly mode: DhcpMode; readonly range: AddressRange | undefined }
+  readonly dhcp: {
+    readonly mode: DhcpMode
+    readonly range: AddressRange | undefined
+    readonly dns: readonly string[]
+  }
   /** `https` 0: not served. */
   readonly ports: Ports
   readonly loadersDirectories: readonly string[]
   readonly stateDirectory: string
+  readonly serverName: string | undefined
+  readonly ownCertificate: OwnCertificate | undefined
+  readonly storage: StorageTerms | undefined
 }
 
 /** Clones hold what machines write: an installed system changes a few hundred megabytes in a day. */
@@ -36,11 +47,14 @@ const loaderFileCountMax = 200
 export async function runDoctor(options: DoctorOptions, probes: DoctorProbes): Promise<Finding[]> {
   const findings: Finding[] = []
   const link = findLink(options, probes, findings)
+  const storage = checkStorage(options.storage, link, options.storage === undefined ? [] : probes.interfaces())
   const checks: ReadonlyArray<readonly [check: string, run: () => Promise<Finding[]>]> = [
-    ['ports', async () => checkPorts(options, link, probes)],
+    ['storage', async () => [...storage.findings]],
+    ['ports', async () => checkPorts(options, link, storage.network, probes)],
     ['dhcp.others', async () => checkOtherDhcp(options, link, probes)],
     ['firewall', async () => checkFirewall(options, probes)],
     ['loaders', async () => checkLoaders(options, probes)],
+    ['https', async () => checkHttps(options, link, probes)],
     ['image', async () => checkImage(options, probes)],
     ['state', async () => checkState(options, probes)],
   ]
@@ -121,7 +135,11 @@ interface Service extends WantedPort {
   readonly onlyWith?: string
 }
 
-function servicesOf({ ports, dhcp }: DoctorOptions, link: InterfaceFacts | undefined): Service[] {
+function servicesOf(
+  { ports, dhcp }: DoctorOptions,
+  link: InterfaceFacts | undefined,
+  storage: StorageNetwork | undefined,
+): Service[] {
   const address = link?.address ?? '0.0.0.0'
   const service = (name: string, protocol: 'udp' | 'tcp', port: number): Service => ({
     check: `port.${name}`,
@@ -130,6 +148,7 @@ function servicesOf({ ports, dhcp }: DoctorOptions, link: InterfaceFacts | undef
     port,
     place: { protocol, address, port },
   })
+  const iscsi = service('iscsi', 'tcp', ports.iscsi)
   // DHCP is heard as broadcast: it is bound to the interface and not to an address.
   const dhcpService = (name: string, port: number): Service => ({
     ...service(name, 'udp', port),
@@ -140,18 +159,19 @@ function servicesOf({ ports, dhcp }: DoctorOptions, link: InterfaceFacts | undef
     service('tftp', 'udp', ports.tftp),
     service('http', 'tcp', ports.http),
     ...(ports.https === 0 ? [] : [service('https', 'tcp', ports.https)]),
-    service('iscsi', 'tcp', ports.iscsi),
+    { ...iscsi, place: { ...iscsi.place, address: storage?.address ?? address } },
   ]
 }
 
 async function checkPorts(
   options: DoctorOptions,
   link: InterfaceFacts | undefined,
+  storage: StorageNetwork | undefined,
   probes: DoctorProbes,
 ): Promise<Finding[]> {
   const findings: Finding[] = []
   const why = 'Firmware asks at this port and at no other.'
-  for (const { check, service, protocol, port, place } of servicesOf(options, link)) {
+  for (const { check, service, protocol, port, place } of servicesOf(options, link, storage)) {
     const name = `${service} (${protocol} ${port})`
     const isDhcp = service === 'dhcp' || service === 'pxe'
     const own = await tryPort(probes, { ...place, shared: false })
@@ -233,7 +253,7 @@ async function checkOtherDhcp(
 }
 
 async function checkFirewall(options: DoctorOptions, probes: DoctorProbes): Promise<Finding[]> {
-  const wanted = servicesOf(options, undefined)
+  const wanted = servicesOf(options, undefined, undefined)
   const verdict = judgeFirewall(await probes.firewall(), wanted)
   if (verdict.guards.length === 0) {
     if (!verdict.unknown) return [ok('firewall', 'nothing refuses what comes in')]
@@ -294,6 +314,7 @@ async function checkLoaders(options: DoctorOptions, probes: DoctorProbes): Promi
       findings.push(warning(check, `${titleOf(firmware)}: no iPXE with iSCSI`, 'Such machines cannot be booted.', next))
     }
   }
+  findings.push(...checkVlanLoaders(options.storage, ipxes))
   const secure = ipxes.filter(({ loader }) => loader.can.https === 'yes')
   if (secure.length > 0) {
     findings.push(ok('loaders.https', `HTTPS: ${secure.map(({ name }) => name).join(', ')}`))
@@ -303,6 +324,29 @@ async function checkLoaders(options: DoctorOptions, probes: DoctorProbes): Promi
     findings.push(warning('loaders.https', 'no iPXE is known to have HTTPS', why, next))
   }
   return findings
+}
+
+async function checkHttps(
+  { dhcp, serverName, ownCertificate, stateDirectory }: DoctorOptions,
+  link: InterfaceFacts | undefined,
+  probes: DoctorProbes,
+): Promise<Finding[]> {
+  const findings: Finding[] = []
+  const terms = {
+    address: link?.address ?? '',
+    serverName,
+    own: ownCertificate,
+    dnsServers: dhcp.mode === 'server' ? dhcp.dns : [],
+    trustDirectory: `${stateDirectory}/${trustFolder}`,
+  }
+  try {
+    const facts = link && (await probes.certificate(terms))
+    if (facts !== undefined) findings.push(judgeCertificate(facts, probes.wallMs()))
+  } catch (thrown) {
+    if (!(thrown instanceof OperationError)) throw thrown
+    findings.push(certificateFailed(thrown))
+  }
+  return [...findings, ...judgeHandshakes(await probes.recentEvents(stateDirectory), probes.wallMs())]
 }
 
 async function identifyOrNot(bytes: Uint8Array): Promise<Loader | undefined> {

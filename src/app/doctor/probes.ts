@@ -1,6 +1,8 @@
 /** What the doctor asks of the world. `system-probes.ts` really asks; a test answers as it likes. */
 import type { BlockDevice } from '../../block/device.ts'
 import type { SeenServer } from '../../dhcp/probe.ts'
+import type { BootEvent } from '../../journal/events.ts'
+import type { CertificateTerms } from '../server-certificates.ts'
 
 export interface DoctorProbes {
   interfaces(): readonly InterfaceFacts[]
@@ -14,6 +16,18 @@ export interface DoctorProbes {
   openImage(path: string): Promise<BlockDevice>
   directory(path: string): Promise<DirectoryFacts>
   firewall(): Promise<FirewallReading>
+  /** Makes nothing. Undefined: our authority makes one when it is needed. @throws those of loadServerCertificates */
+  certificate(terms: CertificateTerms): Promise<CertificateFacts | undefined>
+  /** The newest of the journal, oldest first; none where there is no journal. */
+  recentEvents(stateDirectory: string): Promise<readonly BootEvent[]>
+  wallMs(): number
+}
+
+export interface CertificateFacts {
+  readonly subject: string
+  readonly notAfterMs: number
+  /** By which host machines ask for it. */
+  readonly host: string
 }
 
 export interface InterfaceFacts {
@@ -22,6 +36,8 @@ export interface InterfaceFacts {
   readonly netmask: string
   readonly mac: string
   readonly up: boolean
+  /** Of a VLAN that Linux tags: which one. */
+  readonly vlan?: number
 }
 
 export interface PortPlace {

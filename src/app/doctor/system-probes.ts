@@ -2,14 +2,20 @@ import { OperationError } from '../../base/errors.ts'
 import { openRawDevice } from '../../block/file.ts'
 import { probeServers } from '../../dhcp/probe.ts'
 import { systemClock } from '../../host/clock.ts'
-import { listFiles } from '../../host/directory.ts'
+import { kindOf, listFiles } from '../../host/directory.ts'
 import { openFile } from '../../host/file.ts'
 import { listInterfaces } from '../../host/interfaces.ts'
+import { openJournalStore } from '../../host/journal-store.ts'
+import { systemKeys } from '../../host/keys.ts'
 import { systemRandom } from '../../host/random.ts'
 import { directoryFacts, readFirewall } from '../../host/surroundings.ts'
 import { systemTcp } from '../../host/tcp.ts'
+import { createTrustFiles } from '../../host/trust-files.ts'
 import { systemUdp } from '../../host/udp.ts'
-import type { DoctorProbes, LoaderFileFacts, PortPlace } from './probes.ts'
+import type { BootEvent } from '../../journal/events.ts'
+import { readSiteAuthority } from '../../trust/site.ts'
+import { type CertificateTerms, loadServerCertificates } from '../server-certificates.ts'
+import type { CertificateFacts, DoctorProbes, LoaderFileFacts, PortPlace } from './probes.ts'
 
 /** Larger files than this among the loaders are discs and archives. */
 const loaderBytesMax = 64 * 1024 * 1024
@@ -30,7 +36,37 @@ export function systemProbes(replaced: Partial<Pick<DoctorProbes, 'openImage'>> 
     openImage: async (path) => openRawDevice(await openFile(path, 'readOnly'), { readOnly: true }),
     directory: directoryFacts,
     firewall: readFirewall,
+    certificate,
+    recentEvents,
+    wallMs: () => systemClock.wallMs(),
     ...replaced,
+  }
+}
+
+/** Our own authority's are made by `up`; what can be wrong with them is the authority. */
+async function certificate(terms: CertificateTerms): Promise<CertificateFacts | undefined> {
+  const nowMs = systemClock.wallMs()
+  if (terms.own === undefined) {
+    const authority = await readSiteAuthority(nowMs, createTrustFiles(terms.trustDirectory), systemKeys)
+    if (authority === undefined) return undefined
+    const { subject, notAfterMs } = authority.certificate
+    return { subject, notAfterMs, host: terms.address }
+  }
+  const { leaves, host } = await loadServerCertificates(terms, nowMs)
+  const [leaf] = leaves
+  return leaf && { subject: leaf.subject, notAfterMs: leaf.notAfterMs, host }
+}
+
+const recentEventsMax = 5_000
+
+async function recentEvents(stateDirectory: string): Promise<readonly BootEvent[]> {
+  const path = `${stateDirectory}/journal.db`
+  if ((await kindOf(path)) === undefined) return []
+  const store = openJournalStore(path)
+  try {
+    return store.events({ afterId: store.lastEventId() - recentEventsMax, countMax: recentEventsMax })
+  } finally {
+    store.close()
   }
 }
 

@@ -13,6 +13,8 @@ export type Loader = {
   readonly features: ReadonlySet<string>
   /** Never puts the processor to rest, so U-Boot, which cannot wake it, may run it. */
   readonly runsUnderUboot: boolean
+  /** One of ours, made for U-Boot from another that is here: what needs no change goes before it. */
+  readonly isCopy: boolean
 }
 
 const plainFeatures: readonly string[] = ['iscsi', 'http', 'tftp', 'dns', 'menu']
@@ -78,18 +80,20 @@ export function loaderFrom(file: string, seen: SeenLoader): Loader | undefined {
     architecture: seen.firmware,
     features,
     runsUnderUboot: isEfi && seen.sleepCount === 0,
+    isCopy: false,
   }
 }
 
 /**
  * Best first. Names known here go in the order above; then whatever uses the firmware's own driver (snponly, snp), then
- * whatever brings its own.
+ * whatever brings its own; copies last.
  */
 export function inOrder(loaders: readonly Loader[]): readonly Loader[] {
-  const rank = ({ file }: Loader): number => {
+  const rank = ({ file, isCopy }: Loader): number => {
+    const first = isCopy ? 1_000 : 0
     const index = known.findIndex((loader) => loader.file === file)
-    if (index !== -1) return index
-    return known.length + (/undionly|snponly/.test(file) ? 0 : /snp/.test(file) ? 1 : 2)
+    if (index !== -1) return first + index
+    return first + known.length + (/undionly|snponly/.test(file) ? 0 : /snp/.test(file) ? 1 : 2)
   }
   return loaders.toSorted((a, b) => rank(a) - rank(b) || (a.file < b.file ? -1 : 1))
 }
@@ -102,9 +106,10 @@ function bios(file: string): Loader {
     architecture: 'bios',
     features: biosFeatures,
     runsUnderUboot: false,
+    isCopy: false,
   }
 }
 
 function efi(file: string, architecture: Architecture, features: ReadonlySet<string>, runsUnderUboot: boolean): Loader {
-  return { file, program: 'ipxe', platform: 'efi', architecture, features, runsUnderUboot }
+  return { file, program: 'ipxe', platform: 'efi', architecture, features, runsUnderUboot, isCopy: false }
 }

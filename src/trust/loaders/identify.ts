@@ -231,15 +231,26 @@ function packedIpxe(loader: Loader, bytes: Uint8Array, roots: readonly KnownRoot
   return { ...loader, ...facts, version: facts.version ?? loader.version }
 }
 
-const x86Sleep: Uint8Array = Uint8Array.of(0xc3, 0xf4, 0xc3)
+/**
+ * x86: `hlt; ret`, the end of iPXE's cpu_nap(). That is all of it in builds until 2024, so another function's `ret` stands
+ * before it; in later ones it is jumped over (`jne` or `je` by one byte) while the firmware shuts down. Without what stands
+ * before, the two bytes would also be found in the middle of other instructions (`jmp -12; ret`).
+ */
+const x86Sleeps: ReadonlyArray<{ readonly pattern: Uint8Array; readonly hltAt: number }> = [
+  { pattern: Uint8Array.of(0xc3, 0xf4, 0xc3), hltAt: 1 },
+  { pattern: Uint8Array.of(0x75, 0x01, 0xf4, 0xc3), hltAt: 2 },
+  { pattern: Uint8Array.of(0x74, 0x01, 0xf4, 0xc3), hltAt: 2 },
+]
 const arm64Sleep: Uint8Array = Uint8Array.of(0x7f, 0x20, 0x03, 0xd5)
 
-/** Where in `code` the processor is put to rest: `ret; hlt; ret` on x86, `wfi` at a multiple of four on arm64. */
+/** Where in `code` the instruction is that puts the processor to rest: `hlt` on x86, `wfi` at a multiple of four on arm64. */
 export function sleepOffsets(code: Uint8Array, image: Pick<PeImage, 'architecture'>): number[] {
   switch (image.architecture) {
     case 'x86':
     case 'x86_64':
-      return offsetsOf(code, x86Sleep, sleepCountMax)
+      return x86Sleeps.flatMap(({ pattern, hltAt }) => {
+        return offsetsOf(code, pattern, sleepCountMax).map((at) => at + hltAt)
+      })
     case 'arm64':
       return offsetsOf(code, arm64Sleep, sleepCountMax).filter((at) => at % 4 === 0)
     default:

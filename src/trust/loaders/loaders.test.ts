@@ -9,6 +9,8 @@ import { withoutSleep, withTrust } from './patch.ts'
 const utf8 = (text: string): Uint8Array => new TextEncoder().encode(text)
 const concat = (...parts: readonly Uint8Array[]): Uint8Array => Uint8Array.from(parts.flatMap((part) => [...part]))
 const x86Code = Uint8Array.of(0x90, 0xc3, 0xf4, 0xc3, 0x90)
+/** cpu_nap() of iPXE 2.0: `cmpl; jne; hlt; ret`. Before it stands what looks like one, the middle of `jmp -12; ret`. */
+const newX86Code = Uint8Array.of(0xeb, 0xf4, 0xc3, 0x83, 0x3d, 0x69, 0x13, 0x02, 0, 0, 0x75, 0x01, 0xf4, 0xc3)
 const arm64Code = Uint8Array.of(0x1f, 0x20, 0x03, 0xd5, 0x7f, 0x20, 0x03, 0xd5, 0xc0, 0x03, 0x5f, 0xd6)
 const data = utf8('\0#!ipxe\0iPXE\0\0\x001.21.1+ (gabc)\0HTTPS\0HTTP\0iSCSI\0TFTP\0')
 const ours: KnownRoot = { name: 'ours', fingerprint: new Uint8Array(32).fill(7) }
@@ -112,6 +114,7 @@ describe('identifyLoader', () => {
 describe('withoutSleep', () => {
   test.for([
     ['x86_64', 0x8664, x86Code, [0x90, 0xc3, 0x90, 0xc3, 0x90]],
+    ['x86_64 of 2026', 0x8664, newX86Code, [...newX86Code.subarray(0, 12), 0x90, 0xc3]],
     ['arm64', 0xaa64, arm64Code, [0x1f, 0x20, 0x03, 0xd5, 0x1f, 0x20, 0x03, 0xd5, 0xc0, 0x03, 0x5f, 0xd6]],
   ] as const)('on %s changes the resting instruction and nothing else', async ([, machine, code, expected]) => {
     const original = ipxe({ machine, code })

@@ -49,11 +49,11 @@ export async function withoutSleep(bytes: Uint8Array): Promise<PatchedLoader> {
     )
   }
   const why = 'U-Boot never wakes a resting processor'
-  // x86: the hlt (f4) between two returns becomes nop (90). arm64: wfi becomes nop, d503201f.
+  // x86: hlt (f4) becomes nop (90). arm64: wfi becomes nop, d503201f.
   const change: Change =
     image.architecture === 'arm64'
       ? { offset: place, before: '7f2003d5', after: '1f2003d5', why }
-      : { offset: place + 1, before: 'f4', after: '90', why }
+      : { offset: place, before: 'f4', after: '90', why }
   return apply(bytes, [change])
 }
 

@@ -153,9 +153,11 @@ describe('the boot script', () => {
     expect(run.seconds).toBe(7)
   })
 
-  test('a refused secret is not tried again: a fresh script is fetched', () => {
+  test.for([
+    0x410d613c, 0x410d618f,
+  ])('a refused secret (BIOS, EFI) is not tried again: a fresh script is fetched: %i', (status) => {
     const run = machine(source, (command) => {
-      if (command === 'sanboot') return { status: 0x410d618f }
+      if (command === 'sanboot') return { status }
       return command === 'chain' ? { status: 0, script: '#!ipxe\necho fresh\nexit 1\n' } : works
     })
     expect(run.asked.filter((line) => line.startsWith('sanboot'))).toHaveLength(1)
@@ -185,8 +187,10 @@ describe('the boot script', () => {
     expect(run.screen.at(-1)).toContain('handed the machine back')
   })
 
-  test('a target that cannot prove itself is not tried again, and the screen says what that means', () => {
-    const run = machine(source, (command) => (command === 'sanboot' ? { status: 0x020d628f } : works))
+  test.for([
+    0x020d623c, 0x020d628f,
+  ])('a target that cannot prove itself (BIOS, EFI) is not tried again, and the screen says why: %i', (status) => {
+    const run = machine(source, (command) => (command === 'sanboot' ? { status } : works))
     expect(run.asked.filter((line) => line.startsWith('sanboot'))).toHaveLength(1)
     expect(run.screen.join('\n')).toContain('could not prove the secret of this boot')
     expect(run).toMatchObject({ how: 'exit', status: 1 })

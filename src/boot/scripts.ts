@@ -64,16 +64,19 @@ export type BootScriptFacts = {
   readonly refetchUrl: string | undefined
 }
 
-/** iPXE's numbers for what can go wrong at the disk, as ${errno:hexraw} shows them. Seen in 2019's and 2026's (docs/quirks.md). */
+/**
+ * iPXE's numbers for what can go wrong at the disk, as ${errno:hexraw} shows them. Seen in 2019's and 2026's (docs/quirks.md).
+ * The last byte is the platform's own word for it, so that BIOS and EFI have different ones.
+ */
 const diskError = {
-  secretRefused: '410d618f',
-  targetUnproven: '020d628f',
+  secretRefused: ['410d613c', '410d618f'],
+  targetUnproven: ['020d623c', '020d628f'],
   /** BIOS: no 55AA at the end of the first block. */
-  noBootSector: '1d852039',
+  noBootSector: ['1d852039'],
   /** UEFI (iPXE of 2019): no \\EFI\\BOOT\\BOOTX64.EFI to be found on it. */
-  noEfiLoader: '7f22208e',
+  noEfiLoader: ['7f22208e'],
   /** An EFI without EFI_ACPI_TABLE_PROTOCOL has nowhere to put an iBFT: "Could not describe SAN devices". U-Boot's is one. */
-  noDescription: '3c222083',
+  noDescription: ['3c222083'],
 } as const
 
 /** Who made the firmware: SMBIOS structure 0, the string that byte 4 names. Escaped, so that it is one word. */
@@ -102,16 +105,16 @@ export function bootScript(facts: BootScriptFacts): Script {
     // drive kept after a failure makes the next try fail for "address in use".
     line(sanboot(word(diskUri(address, port, facts.targetName))), and(goto('returned')), whatever),
     line(set('slipway-error', setting('errno:hexraw'))),
-    line(iseq(setting('slipway-error'), diskError.noDescription), and(goto('undescribed')), whatever),
+    ...onError(diskError.noDescription, 'undescribed'),
     label('failed'),
     ...report(facts.reportUrl, 'disk-failed', setting('slipway-error')),
     line(
       echo('Slipway: the disk did not boot, try', setting('slipway-try'), 'of', String(diskPausesSeconds.length + 1)),
     ),
-    line(iseq(setting('slipway-error'), diskError.secretRefused), and(goto('secret-refused')), whatever),
-    line(iseq(setting('slipway-error'), diskError.targetUnproven), and(goto('target-unproven')), whatever),
-    line(iseq(setting('slipway-error'), diskError.noBootSector), and(goto('no-loader')), whatever),
-    line(iseq(setting('slipway-error'), diskError.noEfiLoader), and(goto('no-loader')), whatever),
+    ...onError(diskError.secretRefused, 'secret-refused'),
+    ...onError(diskError.targetUnproven, 'target-unproven'),
+    ...onError(diskError.noBootSector, 'no-loader'),
+    ...onError(diskError.noEfiLoader, 'no-loader'),
     line(echo('Why stands above; more at', word('https://ipxe.org/', setting('slipway-error')))),
     line(echo(`Does the firewall of ${address} let TCP port ${port} through?`)),
     ...pause(),
@@ -295,6 +298,10 @@ function noVlan({ vlan }: StorageAddress): Line[] {
 function credentials(user: string, password: string, login: Login | undefined): Line[] {
   if (login === undefined) return [line(clear(user), whatever), line(clear(password), whatever)]
   return [line(set(user, login.user)), line(set(password, secret(login.secret)))]
+}
+
+function onError(numbers: readonly string[], target: string): Line[] {
+  return numbers.map((number) => line(iseq(setting('slipway-error'), number), and(goto(target)), whatever))
 }
 
 /**

@@ -36,8 +36,8 @@ export class DiskSwitch implements DeviceServer {
     else disk.execute(task)
   }
 
-  manage(nexus: Nexus, lun: Uint8Array, request: TaskManagement): 'done' | 'lunMissing' {
-    return this.#disks.get(nexus)?.manage(nexus, lun, request) ?? 'lunMissing'
+  manage(nexus: Nexus, lun: Uint8Array, request: TaskManagement, losers?: readonly Nexus[]): 'done' | 'lunMissing' {
+    return this.#disks.get(nexus)?.manage(nexus, lun, request, losers) ?? 'lunMissing'
   }
 
   /** How many sessions have it. */

@@ -50,8 +50,8 @@ export class WatchedDisk implements DeviceServer {
     this.#inner.execute(task)
   }
 
-  manage(nexus: Nexus, lun: Uint8Array, request: TaskManagement): 'done' | 'lunMissing' {
-    return this.#inner.manage(nexus, lun, request)
+  manage(nexus: Nexus, lun: Uint8Array, request: TaskManagement, losers?: readonly Nexus[]): 'done' | 'lunMissing' {
+    return this.#inner.manage(nexus, lun, request, losers)
   }
 
   /** Says how far it came, now: when its last session has ended. */

@@ -49,7 +49,7 @@ export function addTargetCommand(program: Command): void {
     )
     .addOption(new Option('--block-size <BYTES>', 'logical block').choices(['512', '4096']).default('512'))
     .addOption(
-      new Option('--physical-block-size <BYTES>', 'told to initiators').choices(['512', '4096']).default('4096'),
+      new Option('--physical-block-size <BYTES>', 'told to initiators').choices(['512', '4096']).default('512'),
     )
     .option('--reservations <FILE>', 'keep persistent reservations here across restarts (default: not kept)')
     .option('--chap <USER>', 'the initiator must prove that it is USER')

@@ -67,7 +67,7 @@ class Target implements TargetDevice {
     else this.#executeElsewhere(task, lun === 'reportLuns')
   }
 
-  manage(nexus: Nexus, lun: Uint8Array, request: TaskManagement): 'done' | 'lunMissing' {
+  manage(nexus: Nexus, lun: Uint8Array, request: TaskManagement, losers: readonly Nexus[] = []): 'done' | 'lunMissing' {
     if (request === 'targetReset') {
       for (const unit of this.#units) unit.reset(condition.busDeviceReset)
       return 'done'
@@ -77,7 +77,7 @@ class Target implements TargetDevice {
     const unit = number === undefined ? undefined : this.#units[number]
     if (unit === undefined) return 'lunMissing'
     if (request === 'logicalUnitReset') unit.reset(condition.busDeviceReset)
-    if (request === 'clearTaskSet') unit.tasksCleared(nexus)
+    if (request === 'clearTaskSet') unit.tasksCleared(nexus, losers)
     return 'done'
   }
 

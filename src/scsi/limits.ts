@@ -1,5 +1,5 @@
 /** Every bound of this room. Reaching one is a normal outcome with its own sense code. */
-import { mebibyte } from '../base/units.ts'
+import { kibibyte, mebibyte } from '../base/units.ts'
 
 /**
  * Most bytes one READ, WRITE or VERIFY moves: MAXIMUM TRANSFER LENGTH of the block limits page. Firmware that never
@@ -9,6 +9,12 @@ export const transferBytesMax: number = 16 * mebibyte
 
 /** OPTIMAL TRANSFER LENGTH: what a Linux initiator reads ahead by. */
 export const transferBytesOptimal: number = mebibyte
+
+/**
+ * What is given back, and what small writes cost least in: a block of the file systems that disks lie on, and two subclusters of a
+ * clone. OPTIMAL TRANSFER LENGTH GRANULARITY and OPTIMAL UNMAP GRANULARITY.
+ */
+export const granuleBytes: number = 4 * kibibyte
 
 /** Memory for comparing, copying and filling: one piece at a time. */
 export const pieceBytes: number = mebibyte
@@ -39,10 +45,11 @@ export const registrationsMax: number = 1024
 export const waitingTasksMax: number = 4096
 
 /**
- * SANITIZE OVERWRITE goes no faster, so that other disks are not slowed down by a job that is in no hurry. Only where
- * the house gives this room a way to pause.
+ * SANITIZE OVERWRITE goes no faster, and takes this long on the smallest disk, so that other disks are not slowed down by a job
+ * that is in no hurry, and whoever began it can see that it goes on. Only where the house gives this room a way to pause.
  */
 export const sanitizeBytesPerSecond: number = 64 * mebibyte
+export const sanitizeMsMin = 10_000
 
 /** One EXTENDED COPY: target descriptors, segment descriptors, and blocks of one segment (its field has 16 bits). */
 export const copyTargetsMax: number = 8

@@ -212,8 +212,8 @@ export class LogicalUnit {
   }
 
   /** CLEAR TASK SET, SAM-5 §7.5: whoever else has tasks here loses them. */
-  tasksCleared(by: Nexus): void {
-    const losers = new Set<Nexus>()
+  tasksCleared(by: Nexus, inTransport: readonly Nexus[]): void {
+    const losers = new Set<Nexus>(inTransport)
     for (const { task } of this.#running) losers.add(task.nexus)
     for (const task of this.#waiting) losers.add(task.nexus)
     losers.delete(by)
@@ -326,7 +326,8 @@ export class LogicalUnit {
       task.fail(scsiStatus.reservationConflict, noSense)
       return
     }
-    const what = senseOf(error, command?.writes === true) ?? condition.internalTargetFailure
+    // What changes the medium or brings the cache to it fails as a write does.
+    const what = senseOf(error, command?.access === 'write') ?? condition.internalTargetFailure
     task.fail(scsiStatus.checkCondition, encodeSense(what, {}, descriptorFormat))
     // Last: whoever listens may hold that a mistake of ours ends everything.
     this.report(error)

@@ -93,6 +93,20 @@ test('a disk that is not thin claims no provisioning, and 4Kn counts in its own 
   expect((await inquire(large, 'b0')).slice(12, 24)).toBe('000100001000')
 })
 
+test('512-byte physical blocks or 4 KiB ones: space is given back, and moved best, in pieces of 4 KiB', async () => {
+  for (const [physicalBlockBytes, exponent] of [
+    [512, '00'],
+    [4096, '03'],
+  ] as const) {
+    const disk = { device: thinDevice(4096 * 64), serialNumber, physicalBlockBytes }
+    const initiator = new Initiator(createDeviceServer({ targetName, disks: [disk] }))
+    const capacity = toHex((await initiator.run('9e 10 0000000000000000 00000020 00 00')).data)
+    expect(capacity.slice(24, 32)).toBe(`00${exponent}c000`)
+    const limits = await inquire(initiator, 'b0')
+    expect([limits.slice(12, 16), limits.slice(56, 72)]).toEqual(['0008', '0000000880000000'])
+  }
+})
+
 test('mode pages: caching and control, current, changeable and default, with and without descriptors', async () => {
   const initiator = initiatorOf()
   const caching = `081204${'00'.repeat(17)}`

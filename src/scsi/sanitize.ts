@@ -13,7 +13,7 @@
 import { u16 } from '../wire/big-endian.ts'
 import type { Command, Reply } from './command.ts'
 import { parameterList } from './data-out.ts'
-import { pieceBytes, sanitizeBytesPerSecond } from './limits.ts'
+import { pieceBytes, sanitizeBytesPerSecond, sanitizeMsMin } from './limits.ts'
 import type { LogicalUnit } from './logical-unit.ts'
 import { condition, invalidCdbField, invalidParameter } from './sense.ts'
 import type { Task } from './task.ts'
@@ -152,17 +152,23 @@ function overwriteOf(unit: LogicalUnit, task: Task): Work {
     for (let pass = 0; pass < passes; pass++) {
       // Inverted in every second pass, such that the last one has the pattern as it was given.
       const flip = isInverted && (passes - 1 - pass) % 2 === 1
-      await fill(of, flip ? piece.map((byte) => ~byte) : piece, (at) => progress((pass * size + at) / passes))
+      const pattern = flip ? piece.map((byte) => ~byte) : piece
+      await fill(of, pattern, sanitizeMsMin / passes, (at) => progress((pass * size + at) / passes))
     }
   }
 }
 
-async function fill(unit: LogicalUnit, piece: Uint8Array, progress: (done: number) => void): Promise<void> {
+async function fill(
+  unit: LogicalUnit,
+  piece: Uint8Array,
+  millisecondsMin: number,
+  progress: (done: number) => void,
+): Promise<void> {
   const size = unit.device.sizeBytes
   for (let at = 0; at < size; at += piece.byteLength) {
     const part = piece.subarray(0, Math.min(piece.byteLength, size - at))
     await unit.device.write(at, part)
     progress(at)
-    await unit.pause((part.byteLength / sanitizeBytesPerSecond) * 1000)
+    await unit.pause(part.byteLength * Math.max(1000 / sanitizeBytesPerSecond, millisecondsMin / size))
   }
 }

@@ -75,8 +75,11 @@ export interface DeviceServer {
   /** The session ended. */
   detach(nexus: Nexus): void
   execute(task: Task): void
-  /** 'lunMissing' is for the transport to report (RFC 7143 §11.6.1). */
-  manage(nexus: Nexus, lun: Uint8Array, request: TaskManagement): 'done' | 'lunMissing'
+  /**
+   * 'lunMissing' is for the transport to report (RFC 7143 §11.6.1). `losers`: nexuses with tasks that CLEAR TASK SET ends before
+   * they came here.
+   */
+  manage(nexus: Nexus, lun: Uint8Array, request: TaskManagement, losers?: readonly Nexus[]): 'done' | 'lunMissing'
   /** Most data-out one command may bring, in bytes: the transport refuses more before buffering it. */
   readonly dataOutBytesMax: number
 }

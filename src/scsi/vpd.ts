@@ -3,6 +3,7 @@ import { putU16, putU32, putU64, putU64Exact } from '../wire/big-endian.ts'
 import {
   atomicBytesMax,
   compareBlocksMax,
+  granuleBytes,
   transferBytesMax,
   transferBytesOptimal,
   unmapBlocksMax,
@@ -112,18 +113,18 @@ const extendedInquiry: Body = () => {
 /** SBC-3 §6.6.4. Offsets are the page's own, less its 4 bytes of header. */
 const blockLimits: Body = (unit) => {
   const bytes = new Uint8Array(60)
-  const physical = unit.physicalBlockBytes / unit.blockBytes
+  const granule = Math.max(unit.physicalBlockBytes, granuleBytes) / unit.blockBytes
   const blocks = (size: number): number => Math.floor(size / unit.blockBytes)
   // WSNZ: WRITE SAME of 0 blocks is refused.
   bytes[0] = 0x01
   bytes[1] = compareBlocksMax
-  putU16(bytes, 2, physical)
+  putU16(bytes, 2, granule)
   putU32(bytes, 4, blocks(transferBytesMax))
   putU32(bytes, 8, blocks(transferBytesOptimal))
   if (unit.device.thin) {
     putU32(bytes, 16, unmapBlocksMax)
     putU32(bytes, 20, unmapDescriptorsMax)
-    putU32(bytes, 24, physical)
+    putU32(bytes, 24, granule)
     // UGAVALID: granules begin at block 0.
     putU32(bytes, 28, 0x8000_0000)
   }

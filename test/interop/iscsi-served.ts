@@ -17,8 +17,6 @@ export type ServedOptions = {
   readonly authentication?: Authentication
   readonly physicalBlockBytes?: number
   readonly reservationStore?: ReservationStore
-  /** How much slower than usual SANITIZE goes. */
-  readonly sanitizeSlowness?: number
 }
 
 export type Served = {
@@ -34,7 +32,6 @@ export async function serve(options: ServedOptions): Promise<Served> {
   const { device, authentication = { kind: 'none' }, physicalBlockBytes, reservationStore } = options
   const events: IscsiEvent[] = []
   const faults: unknown[] = []
-  const slowness = options.sanitizeSlowness ?? 1
   const deviceServer = createDeviceServer({
     targetName,
     portCount: 2,
@@ -47,7 +44,7 @@ export async function serve(options: ServedOptions): Promise<Served> {
       },
     ],
     report: (error) => faults.push(error),
-    pause: (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds * slowness)),
+    pause: (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds)),
   })
   const target = createIscsiTarget({
     network: systemTcp,

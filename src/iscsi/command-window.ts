@@ -20,16 +20,15 @@ export class CommandWindow {
     this.max = after(first, commandWindow - 1)
   }
 
+  /** The window may be closed: then it is nobody's turn. */
   isTurnOf(commandNumber: number): boolean {
-    return commandNumber === this.expected
+    return commandNumber === this.expected && !isBefore(this.max, commandNumber)
   }
 
-  isPast(commandNumber: number): boolean {
-    return isBefore(commandNumber, this.expected)
-  }
-
-  isInside(commandNumber: number): boolean {
-    return !isBefore(commandNumber, this.expected) && !isBefore(this.max, commandNumber)
+  /** Inside the window, and not there yet. */
+  isExpected(commandNumber: number): boolean {
+    if (isBefore(commandNumber, this.expected) || isBefore(this.max, commandNumber)) return false
+    return !this.#held.has(commandNumber)
   }
 
   /** The turn goes to the next number. */
@@ -49,9 +48,17 @@ export class CommandWindow {
     act()
   }
 
+  /** Its turn passes without anything being done. False if it has had it, or cannot have one. */
+  skip(commandNumber: number): boolean {
+    if (!this.isTurnOf(commandNumber)) return this.hold(commandNumber, () => this.turn(() => {}))
+    this.turn(() => {})
+    this.release()
+    return true
+  }
+
   /** False for what is outside the window, or there already: it is ignored in silence. */
   hold(commandNumber: number, act: () => void): boolean {
-    if (this.isTurnOf(commandNumber) || !this.isInside(commandNumber) || this.#held.has(commandNumber)) return false
+    if (this.isTurnOf(commandNumber) || !this.isExpected(commandNumber)) return false
     this.#held.set(commandNumber, act)
     return true
   }

@@ -107,7 +107,12 @@ export class DataOutFlow {
   /** The accepted Data-Out is here whole. */
   finish(task: ScsiTask, pdu: DataOut): void {
     if (pdu.targetTransferTag === noTag) {
-      if (pdu.final) task.unsolicitedOpen = false
+      if (!pdu.final) return
+      task.unsolicitedOpen = false
+      // §11.4.7.2: of a transfer longer than the first burst, the first burst comes whole. What is shorter is asked for by R2T.
+      const { firstBurstBytesMax } = this.#output.parameters
+      const isShort = task.receivedBytes < firstBurstBytesMax && task.wantedDataOutBytes > firstBurstBytesMax
+      if (isShort) task.refusal ??= missingData
       return
     }
     const [transfer] = task.transfers

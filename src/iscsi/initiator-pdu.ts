@@ -289,6 +289,16 @@ function findAdditional(
   return undefined
 }
 
+/** The header of a PDU that came with `dataBytes` of data, for a Reject. */
+export function headerAgain(pdu: InitiatorPdu, dataBytes: number): Uint8Array {
+  const header = encodeInitiatorPdu(pdu).subarray(0, headerBytes)
+  // Bytes 5 to 7: DataSegmentLength.
+  header[5] = dataBytes >> 16
+  header[6] = (dataBytes >> 8) & 0xff
+  header[7] = dataBytes & 0xff
+  return header
+}
+
 /** What an initiator sends: header, data segment and padding, without digests. */
 export function encodeInitiatorPdu(pdu: InitiatorPdu, data: Uint8Array = new Uint8Array(0)): Uint8Array {
   const extraCdbBytes = pdu.kind === 'scsiCommand' ? Math.max(0, pdu.cdb.byteLength - 16) : 0

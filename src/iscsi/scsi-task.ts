@@ -183,6 +183,13 @@ export class ScsiTask implements Task {
     return moved < room ? { kind: 'underflow', bytes: room - moved } : noResidual
   }
 
+  /** §11.4.5: a command that both writes and reads has a second residual. No command of a disk reads as well. */
+  #readResidual(): Residual {
+    const { read, write } = this.command
+    const missing = read && write ? this.dataInBytesMax - this.#dataInBytes : 0
+    return missing > 0 ? { kind: 'underflow', bytes: missing } : noResidual
+  }
+
   #segmentRoom(): number {
     const { peerSegmentBytesMax, burstBytesMax } = this.#owner.output.parameters
     return Math.min(peerSegmentBytesMax, receiveSegmentBytesMax, burstBytesMax - this.#burstBytes)
@@ -253,6 +260,7 @@ export class ScsiTask implements Task {
       status,
       initiatorTaskTag: this.command.initiatorTaskTag,
       expectedDataNumber: this.readyCount + this.#dataNumber,
+      readResidual: this.#readResidual(),
       residual,
     } as const
     const data = new Uint8Array(dataBytes)

@@ -11,7 +11,7 @@ import {
   bidirectionalReadBytes,
   type DataOut,
   decodeInitiatorPdu,
-  encodeInitiatorPdu,
+  headerAgain,
   type InitiatorPdu,
   type LoginRequest,
   type LogoutRequest,
@@ -34,7 +34,8 @@ export interface InputHost {
   endCommand(task: ScsiTask, intact: boolean): void
   /** Undefined: of a task that is gone, or refused. */
   beginDataOut(pdu: DataOut, dataBytes: number): ScsiTask | undefined
-  endDataOut(task: ScsiTask, pdu: DataOut, intact: boolean): void
+  /** `damagedBytes`: how much came that does not match its digest; 0 if it does. */
+  endDataOut(task: ScsiTask, pdu: DataOut, damagedBytes: number): void
   request(pdu: OtherRequest, bytes: Uint8Array): void
   /** `header` is the whole header that is refused. */
   reject(reason: RejectReason, detail: string, header: Uint8Array): void
@@ -82,7 +83,7 @@ export class SessionInput implements FrameTaker {
       case 'snack': {
         const bytesMax = pdu.kind === 'nopOut' ? this.#host.echoBytesMax : negotiationTextBytesMax
         if (header.dataBytes > bytesMax && pdu.kind !== 'nopOut') {
-          this.#host.breakOff(rejectReason.protocolError, 'more text than allowed', encodeInitiatorPdu(pdu))
+          this.#host.breakOff(rejectReason.protocolError, 'more text than allowed', headerAgain(pdu, header.dataBytes))
           return
         }
         const bytes = new Uint8Array(Math.min(header.dataBytes, bytesMax))
@@ -135,11 +136,14 @@ export class SessionInput implements FrameTaker {
         this.#host.endCommand(arriving.task, intact)
         return
       case 'dataOut':
-        this.#host.endDataOut(arriving.task, arriving.pdu, intact)
+        this.#host.endDataOut(arriving.task, arriving.pdu, intact ? 0 : arriving.position - arriving.pdu.bufferOffset)
         return
       case 'other':
         if (intact) this.#host.request(arriving.pdu, arriving.bytes)
-        else this.#host.reject(rejectReason.dataDigestError, 'data digest', encodeInitiatorPdu(arriving.pdu))
+        else {
+          const header = headerAgain(arriving.pdu, arriving.bytes.byteLength)
+          this.#host.reject(rejectReason.dataDigestError, 'data digest', header)
+        }
         return
       case 'unwanted':
         return

@@ -17,7 +17,7 @@ import type { FrameReader } from './frame.ts'
 import { headerBytes, noTag } from './header.ts'
 import {
   type DataOut,
-  encodeInitiatorPdu,
+  headerAgain,
   type LogoutRequest,
   type NopOut,
   type ScsiCommand,
@@ -137,11 +137,11 @@ export class Session implements InputHost, TaskOwner, TextHost, ManagedSession {
   request(pdu: OtherRequest, bytes: Uint8Array): void {
     if (pdu.kind === 'snack') {
       // §11.16: SNACK is of error recovery level 1 and above.
-      this.reject(rejectReason.snackRejected, 'SNACK', encodeInitiatorPdu(pdu))
+      this.reject(rejectReason.snackRejected, 'SNACK', headerAgain(pdu, bytes.byteLength))
       return
     }
     if (pdu.kind === 'login') {
-      this.breakOff(rejectReason.protocolError, 'a login in full-feature phase', encodeInitiatorPdu(pdu))
+      this.breakOff(rejectReason.protocolError, 'a login in full-feature phase', headerAgain(pdu, bytes.byteLength))
       return
     }
     if (pdu.immediate) {
@@ -179,16 +179,19 @@ export class Session implements InputHost, TaskOwner, TextHost, ManagedSession {
   // --- commands
 
   beginCommand(command: ScsiCommand, readBytes: number, immediateBytes: number): ScsiTask | undefined {
+    // §4.2.2.1: what is outside the window, or there already, is ignored in silence.
+    if (!command.immediate && !this.window.isExpected(command.commandNumber)) return undefined
     const task = new ScsiTask(this, command, readBytes)
     const broken = this.#faultOfCommand(task, immediateBytes)
     if (broken !== undefined) {
-      task.state = 'ended'
-      if (broken.fatal) this.breakOff(broken.reason, broken.detail, encodeInitiatorPdu(command))
-      else this.reject(broken.reason, broken.detail, encodeInitiatorPdu(command))
-      return undefined
-    }
-    if (!command.immediate && this.window.isPast(command.commandNumber)) {
-      task.state = 'ended'
+      const header = headerAgain(command, immediateBytes)
+      if (broken.fatal) {
+        this.breakOff(broken.reason, broken.detail, header)
+        return undefined
+      }
+      this.reject(broken.reason, broken.detail, header)
+      // It has had its turn: those behind it must not wait for it.
+      if (!command.immediate) this.window.skip(command.commandNumber)
       return undefined
     }
     this.#dataOut.begin(task, immediateBytes)
@@ -221,7 +224,7 @@ export class Session implements InputHost, TaskOwner, TextHost, ManagedSession {
   endCommand(task: ScsiTask, intact: boolean): void {
     if (!intact) {
       this.#forget(task)
-      this.reject(rejectReason.dataDigestError, 'data digest', encodeInitiatorPdu(task.command))
+      this.reject(rejectReason.dataDigestError, 'data digest', headerAgain(task.command, task.receivedBytes))
       return
     }
     const { immediate, commandNumber } = task.command
@@ -258,7 +261,7 @@ export class Session implements InputHost, TaskOwner, TextHost, ManagedSession {
     this.#tasks.set(task.initiatorTaskTag, task)
   }
 
-  /** A command that never was: outside the window, or damaged on the way. */
+  /** A command that never was: there twice, or damaged on the way. */
   #forget(task: ScsiTask): void {
     task.state = 'ended'
     this.#dataOut.unfund(task)
@@ -325,13 +328,13 @@ export class Session implements InputHost, TaskOwner, TextHost, ManagedSession {
     if (task === undefined || task.state !== 'collecting') return undefined
     const broken = this.#dataOut.accept(task, pdu, dataBytes)
     if (broken === undefined) return task
-    this.breakOff(rejectReason.protocolError, broken, encodeInitiatorPdu(pdu))
+    this.breakOff(rejectReason.protocolError, broken, headerAgain(pdu, dataBytes))
     return undefined
   }
 
-  endDataOut(task: ScsiTask, pdu: DataOut, intact: boolean): void {
-    if (!intact) {
-      this.reject(rejectReason.dataDigestError, 'data digest', encodeInitiatorPdu(pdu))
+  endDataOut(task: ScsiTask, pdu: DataOut, damagedBytes: number): void {
+    if (damagedBytes > 0) {
+      this.reject(rejectReason.dataDigestError, 'data digest', headerAgain(pdu, damagedBytes))
       // §7.8: with level 0 the command ends so, but only after all its data has come.
       task.refusal ??= damagedData
     }
@@ -417,7 +420,7 @@ export class Session implements InputHost, TaskOwner, TextHost, ManagedSession {
     } else if (pdu.reason === logoutReason.closeConnection && pdu.connectionId !== this.connectionId) {
       answer(logoutResponse.connectionMissing)
     } else if (pdu.reason > logoutReason.removeForRecovery) {
-      this.reject(rejectReason.invalidPduField, 'logout for no known reason', encodeInitiatorPdu(pdu))
+      this.reject(rejectReason.invalidPduField, 'logout for no known reason', headerAgain(pdu, 0))
     } else {
       // With one connection, closing it is closing the session. §11.14.
       answer(logoutResponse.success)
@@ -436,6 +439,11 @@ export class Session implements InputHost, TaskOwner, TextHost, ManagedSession {
     return this.#tasks.get(initiatorTaskTag)
   }
 
+  hasTask(choose: (task: ScsiTask) => boolean): boolean {
+    for (const task of this.#tasks.values()) if (choose(task)) return true
+    return false
+  }
+
   sharing(): readonly Session[] {
     return this.#host.sharing(this)
   }
@@ -443,7 +451,8 @@ export class Session implements InputHost, TaskOwner, TextHost, ManagedSession {
   abort(choose: (task: ScsiTask) => boolean): readonly ScsiTask[] {
     const executing: ScsiTask[] = []
     for (const task of [...this.#tasks.values()]) {
-      if (!choose(task) || task.aborted) continue
+      if (!choose(task)) continue
+      // Also one that is aborted already: whoever asks again waits for its end again.
       if (task.state === 'executing') {
         task.aborted = true
         executing.push(task)

@@ -39,6 +39,8 @@ export type ScsiResponse = Numbers & {
   readonly status: number
   readonly initiatorTaskTag: number
   readonly expectedDataNumber: number // ExpDataSN
+  /** Of what a command that both writes and reads has read. */
+  readonly readResidual: Residual
   readonly residual: Residual
 }
 
@@ -144,11 +146,13 @@ export function encodeTargetPdu(view: DataView, at: number, pdu: TargetPdu, data
   switch (pdu.kind) {
     case 'scsiResponse':
       view.setUint8(at, opcode.scsiResponse)
-      view.setUint8(at + 1, finalBit | residualBits(pdu.residual))
+      // Byte 1: 1 0 0 o u O U 0
+      view.setUint8(at + 1, finalBit | (residualBits(pdu.readResidual) << 2) | residualBits(pdu.residual))
       view.setUint8(at + 2, pdu.response)
       view.setUint8(at + 3, pdu.status)
       view.setUint32(at + 16, pdu.initiatorTaskTag)
       view.setUint32(at + 36, pdu.expectedDataNumber)
+      view.setUint32(at + 40, pdu.readResidual.kind === 'none' ? 0 : pdu.readResidual.bytes)
       view.setUint32(at + 44, pdu.residual.kind === 'none' ? 0 : pdu.residual.bytes)
       return
     case 'dataIn':
@@ -263,6 +267,7 @@ export function decodeTargetPdu({ bytes, view, at }: Header): TargetPdu {
         status: view.getUint8(at + 3),
         initiatorTaskTag,
         expectedDataNumber: view.getUint32(at + 36),
+        readResidual: residualOf(flags >> 2, view.getUint32(at + 40)),
         residual: residualOf(flags, view.getUint32(at + 44)),
       }
     case opcode.dataIn:

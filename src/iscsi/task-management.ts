@@ -1,6 +1,9 @@
 /**
  * Task management: RFC 7143 §11.5, §11.6. The device server is told first (it queues the unit attentions of those who did not
  * ask), then tasks end, and the answer comes when none of them can still do anything.
+ *
+ * It does not wait for Data-Out that open R2Ts still ask for, as §4.2.3.3 has it: open-iscsi (node.session.iscsi.FastAbort, on by
+ * default) sends none after its request, and would wait for our answer until it drops the session. What comes late is ignored.
  */
 import type { DeviceServer, Nexus } from '../scsi/task.ts'
 import { taskManagementFunction, taskManagementResponse } from './codes.ts'
@@ -8,6 +11,7 @@ import type { CommandWindow } from './command-window.ts'
 import type { TaskManagementRequest } from './initiator-pdu.ts'
 import type { SessionEnd } from './policy.ts'
 import type { ScsiTask } from './scsi-task.ts'
+import { isBefore } from './serial-number.ts'
 import { lunZero, noData, type SessionOutput } from './session-output.ts'
 
 /** A session, as far as its tasks are managed. */
@@ -17,6 +21,7 @@ export interface ManagedSession {
   readonly output: SessionOutput
   readonly window: CommandWindow
   task(initiatorTaskTag: number): ScsiTask | undefined
+  hasTask(choose: (task: ScsiTask) => boolean): boolean
   /** Ends the tasks that `choose` names in silence; returns those which execute and will end later. */
   abort(choose: (task: ScsiTask) => boolean): readonly ScsiTask[]
   /** Sessions at the same logical units, this one among them. */
@@ -57,7 +62,8 @@ export function manage(session: ManagedSession, pdu: TaskManagementRequest): voi
     case taskManagementFunction.logicalUnitReset: {
       const request = requestNames[pdu.function]
       const sessions = request === 'abortTaskSet' ? [session] : session.sharing()
-      if (deviceServer.manage(session.nexus, pdu.lun, request) === 'lunMissing') {
+      const losers = sessions.filter((one) => one.hasTask(sameUnit)).map(({ nexus }) => nexus)
+      if (deviceServer.manage(session.nexus, pdu.lun, request, losers) === 'lunMissing') {
         answer(taskManagementResponse.lunMissing)
         return
       }
@@ -104,18 +110,10 @@ function abortTask(
     )
     return
   }
-  // §11.5.1: a command that has not come yet, but is due, counts as come and aborted.
+  // §11.5.1: a command that has not come yet, but was sent before this request, counts as come and aborted.
   const number = pdu.referencedCommandNumber
-  const skipped = number !== pdu.commandNumber && skip(session.window, number)
+  const skipped = isBefore(number, pdu.commandNumber) && session.window.skip(number)
   answer(skipped ? taskManagementResponse.complete : taskManagementResponse.taskMissing)
-}
-
-function skip(window: CommandWindow, commandNumber: number): boolean {
-  const pass = (): void => window.turn(() => {})
-  if (!window.isTurnOf(commandNumber)) return window.hold(commandNumber, pass)
-  pass()
-  window.release()
-  return true
 }
 
 function whenAllEnded(tasks: readonly ScsiTask[], then: () => void): void {

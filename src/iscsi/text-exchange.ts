@@ -2,7 +2,7 @@
 import { WireError } from '../wire/reader.ts'
 import { type RejectReason, rejectReason } from './codes.ts'
 import { noTag } from './header.ts'
-import { encodeInitiatorPdu, type TextRequest } from './initiator-pdu.ts'
+import { headerAgain, type TextRequest } from './initiator-pdu.ts'
 import { negotiationTextBytesMax, sendTargetsBytesMax } from './limits.ts'
 import { renegotiate } from './negotiation.ts'
 import type { LoginAttempt, TargetListing } from './policy.ts'
@@ -19,14 +19,19 @@ export interface TextHost {
   breakOff(reason: RejectReason, detail: string, header: Uint8Array): void
 }
 
-/** What is left of an answer that did not fit one PDU. */
-type Rest = { readonly targetTransferTag: number; readonly text: Uint8Array }
+/** A sequence of requests that goes on: the next one carries our tag. §11.10.4. */
+type Open = {
+  readonly initiatorTaskTag: number
+  readonly targetTransferTag: number
+  /** What came with the C bit set, until a request comes without. */
+  readonly soFar: Uint8Array
+  /** What is left of an answer that did not fit one PDU; it is fetched with empty requests. */
+  readonly rest: Uint8Array
+}
 
 export class TextExchange {
   readonly #host: TextHost
-  /** Of requests with the C bit, until one comes without. */
-  #soFar = noData
-  #rest: Rest | undefined
+  #open: Open | undefined
 
   constructor(host: TextHost) {
     this.#host = host
@@ -34,28 +39,35 @@ export class TextExchange {
 
   answer(pdu: TextRequest, bytes: Uint8Array): void {
     const host = this.#host
-    const rest = this.#rest
+    const refused = (): Uint8Array => headerAgain(pdu, bytes.byteLength)
+    // A request without our tag begins anew, whatever came before.
+    const open = pdu.targetTransferTag === noTag ? undefined : this.#open
+    this.#open = undefined
     if (pdu.targetTransferTag !== noTag) {
-      // The rest of a long answer is fetched with empty requests that carry our tag. §11.10.4.
-      if (rest === undefined || rest.targetTransferTag !== pdu.targetTransferTag || bytes.byteLength > 0) {
-        host.reject(rejectReason.invalidPduField, 'a text answer that is not there', encodeInitiatorPdu(pdu))
+      const goesOn = open?.targetTransferTag === pdu.targetTransferTag && open.initiatorTaskTag === pdu.initiatorTaskTag
+      if (!goesOn || (open.rest.byteLength > 0 && bytes.byteLength > 0)) {
+        host.reject(rejectReason.invalidPduField, 'a text request that goes on from none', refused())
         return
       }
-      this.#send(pdu, rest.text)
+      if (open.rest.byteLength > 0) {
+        this.#send(pdu, open.rest)
+        return
+      }
+    }
+    const soFar = open?.soFar ?? noData
+    if (pdu.final && pdu.more) {
+      host.reject(rejectReason.protocolError, 'F and C together', refused())
       return
     }
-    this.#rest = undefined
-    const text = new Uint8Array(this.#soFar.byteLength + bytes.byteLength)
-    text.set(this.#soFar)
-    text.set(bytes, this.#soFar.byteLength)
-    this.#soFar = noData
+    const text = new Uint8Array(soFar.byteLength + bytes.byteLength)
+    text.set(soFar)
+    text.set(bytes, soFar.byteLength)
     if (text.byteLength > negotiationTextBytesMax) {
-      host.breakOff(rejectReason.protocolError, 'more text than allowed', encodeInitiatorPdu(pdu))
+      host.breakOff(rejectReason.protocolError, 'more text than allowed', refused())
       return
     }
     if (pdu.more) {
-      this.#soFar = text
-      this.#respond(pdu, noData, { final: false, more: false, tag: host.output.newTransferTag() })
+      this.#goOn(pdu, noData, { soFar: text, rest: noData })
       return
     }
     let offers: readonly KeyValue[]
@@ -63,7 +75,7 @@ export class TextExchange {
       offers = decodeText(text)
     } catch (error) {
       if (!(error instanceof WireError)) throw error
-      host.reject(rejectReason.protocolError, error.message, encodeInitiatorPdu(pdu))
+      host.reject(rejectReason.protocolError, error.message, refused())
       return
     }
     const negotiated = renegotiate(host.output.parameters, offers)
@@ -95,16 +107,21 @@ export class TextExchange {
   }
 
   #send(pdu: TextRequest, text: Uint8Array): void {
-    const { output } = this.#host
-    const bytesMax = output.parameters.peerSegmentBytesMax
-    if (text.byteLength <= bytesMax) {
-      this.#rest = undefined
+    const bytesMax = this.#host.output.parameters.peerSegmentBytesMax
+    if (text.byteLength > bytesMax) {
+      this.#goOn(pdu, text.subarray(0, bytesMax), { soFar: noData, rest: text.subarray(bytesMax) })
+    } else if (pdu.final) {
       this.#respond(pdu, text, { final: true, more: false, tag: noTag })
-      return
+    } else {
+      // §11.11.1: F answers F only; whoever sends none has more to say.
+      this.#goOn(pdu, text, { soFar: noData, rest: noData })
     }
-    const tag = output.newTransferTag()
-    this.#rest = { targetTransferTag: tag, text: text.subarray(bytesMax) }
-    this.#respond(pdu, text.subarray(0, bytesMax), { final: false, more: true, tag })
+  }
+
+  #goOn(pdu: TextRequest, text: Uint8Array, what: Pick<Open, 'soFar' | 'rest'>): void {
+    const tag = this.#host.output.newTransferTag()
+    this.#open = { initiatorTaskTag: pdu.initiatorTaskTag, targetTransferTag: tag, ...what }
+    this.#respond(pdu, text, { final: false, more: what.rest.byteLength > 0, tag })
   }
 
   #respond(

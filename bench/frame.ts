@@ -99,6 +99,24 @@ function summarise(
   return { ...base, against: { peer: best.contender, ratio: median(ratios) } }
 }
 
+/** By question. */
+export type StoredRatios = Readonly<Record<string, { readonly peer: string; readonly ratio: number }>>
+
+/** How much worse than the stored ratio one of today may be: machines and rounds differ by less. */
+const regressionMax = 0.15
+
+/** What got slower, in words. A question that is new, or has no peer today, has nothing to be held against. */
+export function regressionsOf(
+  answers: readonly Pick<Answer, 'name' | 'against'>[],
+  stored: StoredRatios,
+): readonly string[] {
+  return answers.flatMap(({ name, against }) => {
+    const before = stored[name]
+    if (against === undefined || before === undefined || against.ratio >= before.ratio * (1 - regressionMax)) return []
+    return [`${name}: ${against.ratio.toFixed(2)} of ${against.peer}, was ${before.ratio.toFixed(2)} of ${before.peer}`]
+  })
+}
+
 /**
  * Where servers listen. Not a loopback address: tftpd-hpa finds none to listen on when there are only those.
  * The bench runs in a network namespace of its own, so that every port is free and nobody is disturbed.
@@ -121,7 +139,8 @@ export function enterOwnNetwork(): void {
 
 /** Servers have one core, load clients the other, so that neither is measured through the other's scheduling. */
 export const serverCore = 0
-export const clientCore: number = availableParallelism() > 1 ? 1 : 0
+const coreCount = availableParallelism()
+export const clientCore: number = coreCount > 1 ? 1 : 0
 
 /** Keeps this process, which is the load client or starts it, off the servers' core. */
 export function moveToClientCore(): void {
@@ -175,6 +194,8 @@ export type ProcessOptions = {
   readonly command: string
   readonly args: readonly string[]
   readonly core?: number
+  /** On no core in particular. */
+  readonly anyCore?: boolean
   readonly environment?: Readonly<Record<string, string>>
   /** Runs it in this network namespace. */
   readonly namespaceName?: string
@@ -201,7 +222,8 @@ for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, () => proc
 /** @throws {Error} if it ends, or says nothing of being ready in 20 s; what it printed is in the message. */
 export async function startProcess(options: ProcessOptions): Promise<RunningProcess> {
   const inNamespace = options.namespaceName === undefined ? [] : ['ip', 'netns', 'exec', options.namespaceName]
-  const pinned = ['taskset', '-c', String(options.core ?? serverCore)]
+  const cores = options.anyCore === true ? `0-${coreCount - 1}` : String(options.core ?? serverCore)
+  const pinned = ['taskset', '-c', cores]
   const bounded = ['timeout', '--kill-after=5', String(lifetimeSeconds)]
   const [program = '', ...args] = [...inNamespace, ...pinned, ...bounded, options.command, ...options.args]
   // To a file and not a pipe: a load client that blocks this thread reads no pipe, and the server would wait for it.

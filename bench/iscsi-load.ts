@@ -1,8 +1,9 @@
-/** Debian's own clients as load: iscsi-perf (libiscsi) and qemu-img bench, on the clients' core. */
+/** What asks the targets: Debian's own clients, iscsi-perf (libiscsi) and qemu-img bench, and for digests our own. */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { clientCore } from './frame.ts'
+import { clientCore, serverAddress } from './frame.ts'
 
 /** What one run gave. */
 export type Measured = {
@@ -34,7 +35,13 @@ export function qemuBench(load: QemuLoad, url: string): Measured {
   return { figure: load.count / Number(seconds), operations: load.count }
 }
 
-export type PerfLoad = { readonly url: string; readonly inFlight: number; readonly initiatorName: string }
+export type PerfLoad = {
+  readonly url: string
+  readonly inFlight: number
+  readonly initiatorName: string
+  /** Default: the clients' core. */
+  readonly core?: number
+}
 
 /**
  * One iscsi-perf for each, 4 KiB random reads, all for the same seconds; what each did on average, operations a second. They are
@@ -47,10 +54,10 @@ export async function iscsiPerf(loads: readonly PerfLoad[], seconds: number): Pr
   return Promise.all(started.map(({ average }) => average))
 }
 
-function startPerf({ url, inFlight, initiatorName }: PerfLoad, seconds: number) {
+function startPerf({ url, inFlight, initiatorName, core = clientCore }: PerfLoad, seconds: number) {
   const perf = ['iscsi-perf', '-i', initiatorName, '-m', String(inFlight), '-b', '8', '-r', url]
   // It runs until it is interrupted, and then tells the average.
-  const bounded = ['taskset', '-c', String(clientCore), 'timeout', '-s', 'INT', String(seconds), ...perf]
+  const bounded = ['taskset', '-c', String(core), 'timeout', '-s', 'INT', String(seconds), ...perf]
   const child = spawn('sh', ['-c', 'kill -STOP $$; exec "$@"', 'sh', ...bounded], {
     stdio: ['ignore', 'pipe', 'ignore'],
   })
@@ -67,6 +74,24 @@ function startPerf({ url, inFlight, initiatorName }: PerfLoad, seconds: number) 
     })
   })
   return { child, average }
+}
+
+export type InitiatorLoad = {
+  readonly to: { readonly port: number; readonly targetName: string }
+  readonly order: 'random' | 'sequential'
+  readonly bytes: number
+  readonly inFlight: number
+  readonly digests: boolean
+}
+
+/** Reads by our own initiator for some seconds; how many there were. */
+export function ownInitiator(load: InitiatorLoad, seconds: number): number {
+  const { to, order, bytes, inFlight, digests } = load
+  const program = join(import.meta.dirname, 'initiator-load.ts')
+  const place = [serverAddress, String(to.port), to.targetName]
+  const shape = [order, String(bytes), String(inFlight), String(seconds), digests ? 'digests' : 'plain']
+  const args = ['-c', String(clientCore), process.execPath, program, ...place, ...shape]
+  return Number(execFileSync('taskset', args, { encoding: 'utf8', timeout: (seconds + 30) * 1_000 }))
 }
 
 async function untilStopped({ pid }: ChildProcess): Promise<void> {

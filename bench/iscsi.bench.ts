@@ -1,149 +1,78 @@
 /**
- * How fast is the target beside Debian's tgt, on the same 1 GiB file in the page cache, each alone on its core? Debian's own
- * clients ask: iscsi-perf (libiscsi) for random reads, qemu-img bench for the rest, on the other core.
+ * How fast is the target beside Debian's tgt, and beside what a program in C can do at most, on the same 1 GiB file in the page
+ * cache, each alone on its core? Debian's own clients ask: iscsi-perf (libiscsi) for random reads, qemu-img bench for the rest, on
+ * the other core.
  */
-import { randomBytes } from 'node:crypto'
-import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { systemHash } from '../src/host/hash.ts'
 import { systemRandom } from '../src/host/random.ts'
 import { systemTcp } from '../src/host/tcp.ts'
 import { connectInitiator, type InitiatorSession } from '../src/iscsi/initiator.ts'
+import { clientCore, processorSeconds, type Question, residentKilobytes, serverAddress, serverCore } from './frame.ts'
 import {
-  type Contender,
-  median,
-  processorSeconds,
-  type Question,
-  type RunningProcess,
-  residentKilobytes,
-  serverAddress,
-  startProcess,
-  unlessInstalled,
-} from './frame.ts'
-import { iscsiPerf, type Measured, type QemuLoad, qemuBench } from './iscsi-load.ts'
-import { serveByTgt } from './tgt.ts'
+  bound,
+  contender,
+  limit,
+  type Measure,
+  ourTarget,
+  type Serving,
+  serveEight,
+  serveOurs,
+  slipway,
+  tgt,
+} from './iscsi-contenders.ts'
+import { iscsiPerf, ownInitiator, type QemuLoad, qemuBench } from './iscsi-load.ts'
 
-const diskBytes = 1024 * 1024 * 1024
-const ourTarget = 'iqn.2026-01.slipway.bench:disk'
 /** An odd number of blocks: going around the disk in such strides meets every block once, and none near the last. */
 const randomStrideBytes = 4096 * 65_537
-
-type Serving = { readonly server: RunningProcess; readonly url: string; readonly port: number; readonly disk: string }
-type Measure = (serving: Serving) => Promise<Measured>
-
-let port = 13_360
-
-/** Bytes that do not compress, written once for all contenders and kept in the page cache. */
-function makeDisk(folder: string): string {
-  const path = join(folder, 'disk.img')
-  const file = openSync(path, 'w')
-  const piece = randomBytes(16 * 1024 * 1024)
-  for (let at = 0; at < diskBytes; at += piece.byteLength) writeSync(file, piece, 0, piece.byteLength, at)
-  closeSync(file)
-  return path
-}
-
-function contender(
-  name: string,
-  serve: (disk: string, folder: string) => Promise<Serving>,
-  measure: Measure,
-): Contender {
-  return {
-    name,
-    ...(name === 'tgt' ? { missing: unlessInstalled('tgt', '/usr/sbin/tgtd') } : {}),
-    start: async () => {
-      const folder = mkdtempSync(join(tmpdir(), 'slipway-bench-'))
-      const serving = await serve(makeDisk(folder), folder)
-      const costs: number[] = []
-      return {
-        measure: async () => {
-          const before = processorSeconds(serving.server)
-          const { figure, operations } = await measure(serving)
-          if (operations !== undefined) costs.push((processorSeconds(serving.server) - before) / operations)
-          return figure
-        },
-        note: () => (costs.length === 0 ? '' : `${(median(costs) * 1e6).toFixed(1)} us of processor for each`),
-        stop: async () => {
-          await serving.server.stop()
-          rmSync(folder, { recursive: true })
-        },
-      }
-    },
-  }
-}
-
-async function serveOurs(disk: string): Promise<Serving> {
-  const ourPort = port++
-  const server = await startProcess({
-    command: process.execPath,
-    // As bin/slipway starts it.
-    args: [
-      '--max-semi-space-size=2',
-      join(import.meta.dirname, 'iscsi-serve.ts'),
-      serverAddress,
-      String(ourPort),
-      disk,
-    ],
-    ready: /ready/,
-  })
-  const url = `iscsi://${serverAddress}:${ourPort}/${ourTarget}/0`
-  return { server, url, port: ourPort, disk }
-}
-
-async function serveTgt(disk: string, folder: string): Promise<Serving> {
-  const theirPort = port++
-  const { server, url } = await serveByTgt(disk, folder, theirPort)
-  return { server, url, port: theirPort, disk }
-}
-
-function pair(measure: Measure): Pick<Question, 'ours' | 'peers'> {
-  return { ours: contender('slipway', serveOurs, measure), peers: [contender('tgt', serveTgt, measure)] }
-}
-
-/** The goal is a number and not another program. */
-function against(words: string, value: number, measure: Measure): Pick<Question, 'ours' | 'peers'> {
-  const bound: Contender = {
-    name: words,
-    start: () => Promise.resolve({ measure: () => Promise.resolve(value), stop: () => Promise.resolve() }),
-  }
-  return { ours: contender('slipway', serveOurs, measure), peers: [bound] }
-}
+const namePrefix = 'iqn.2026-01.slipway.bench:'
+const seconds = 2.5
 
 const qemu =
   (load: QemuLoad): Measure =>
-  ({ url }) =>
-    Promise.resolve(qemuBench(load, url))
-
-const namePrefix = 'iqn.2026-01.slipway.bench:'
-const seconds = 3.5
+  ({ urls: [url = ''] }) =>
+    qemuBench(load, url)
 
 const randomReads =
   (inFlight: number): Measure =>
-  async ({ url }) => {
+  async ({ urls: [url = ''] }) => {
     const [figure = 0] = await iscsiPerf([{ url, inFlight, initiatorName: `${namePrefix}one` }], seconds)
     return { figure, operations: figure * seconds }
   }
 
 const initiatorCount = 64
-const crowdSeconds = 6.5
+const crowdSeconds = 4.5
 
-function sixtyFour({ url }: Serving): Promise<readonly number[]> {
+function sixtyFour({ urls }: Serving, cores: readonly number[] = [clientCore]): Promise<readonly number[]> {
   const loads = Array.from({ length: initiatorCount }, (_, index) => {
-    return { url, inFlight: 4, initiatorName: `${namePrefix}n${index}` }
+    const url = urls[index % urls.length] ?? ''
+    // Not in step with the targets: each target's initiators are on all cores.
+    const core = cores[Math.floor(index / urls.length) % cores.length] ?? clientCore
+    return { url, inFlight: 4, initiatorName: `${namePrefix}n${index}`, core }
   })
   return iscsiPerf(loads, crowdSeconds)
 }
 
-const totalOfSixtyFour: Measure = async (serving) => {
-  const figure = (await sixtyFour(serving)).reduce((sum, each) => sum + each, 0)
-  return { figure, operations: figure * crowdSeconds }
-}
+const totalOfSixtyFour =
+  (cores?: readonly number[]): Measure =>
+  async (serving) => {
+    const figure = (await sixtyFour(serving, cores)).reduce((sum, each) => sum + each, 0)
+    return { figure, operations: figure * crowdSeconds }
+  }
 
 const shareOfSlowest: Measure = async (serving) => {
   const each = await sixtyFour(serving)
   return { figure: Math.min(...each) / (each.reduce((sum, one) => sum + one, 0) / each.length) }
 }
+
+/** Microseconds of the server's processor for each read. The client computes digests too, so its pace would tell of itself. */
+const costOfReads =
+  (digests: boolean, order: 'random' | 'sequential', bytes: number, inFlight: number): Measure =>
+  ({ server, port }) => {
+    const before = processorSeconds(server)
+    const to = { port, targetName: ourTarget }
+    const count = ownInitiator({ to, order, bytes, inFlight, digests }, seconds)
+    return { figure: ((processorSeconds(server) - before) / count) * 1e6 }
+  }
 
 const idleSessionCount = 1_000
 
@@ -162,7 +91,7 @@ const memoryOfIdleSessions: Measure = async ({ disk }) => {
         random: systemRandom,
         hash: systemHash,
         to: { address: serverAddress, port: at },
-        initiatorName: `iqn.2026-01.slipway.bench:idle${index}`,
+        initiatorName: `${namePrefix}idle${index}`,
         targetName: ourTarget,
       }),
     )
@@ -176,29 +105,44 @@ const memoryOfIdleSessions: Measure = async ({ disk }) => {
 
 const unit = 'operations/s'
 const better = 'higher'
+const besideTgt = (measure: Measure) => ({ unit, better, ours: slipway(measure), peers: [tgt(measure)] }) as const
+const ofTheLimit = (measure: Measure) => ({ unit, better, ours: slipway(measure), peers: [limit(measure)] }) as const
+const sequentialRead = qemu({ bytes: 262_144, count: 12_000, inFlight: 8, strideBytes: 262_144 })
+const randomWrite = qemu({ write: true, bytes: 4096, count: 100_000, inFlight: 32, strideBytes: randomStrideBytes })
+const sequentialWrite = qemu({ write: true, bytes: 262_144, count: 4_000, inFlight: 8, strideBytes: 262_144 })
+const bothCores = [clientCore, serverCore]
+
+function digests(order: 'random' | 'sequential', bytes: number, inFlight: number) {
+  const [plain, sealed] = [costOfReads(false, order, bytes, inFlight), costOfReads(true, order, bytes, inFlight)]
+  const ours = contender('with digests', serveOurs, sealed)
+  return { unit: 'us of processor', better: 'lower', ours, peers: [contender('without', serveOurs, plain)] } as const
+}
 
 export const questions: readonly Question[] = [
-  { name: '4 KiB random read, 32 in flight', unit, better, goal: 2, ...pair(randomReads(32)) },
-  { name: '4 KiB random read, 1 in flight', unit, better, goal: 1.1, ...pair(randomReads(1)) },
-  {
-    ...{ name: '256 KiB sequential read, 8 in flight', unit, better, goal: 1.3 },
-    ...pair(qemu({ bytes: 262_144, count: 12_000, inFlight: 8, strideBytes: 262_144 })),
-  },
-  {
-    ...{ name: '4 KiB random write, 32 in flight, flush at the end', unit, better, goal: 1.5 },
-    ...pair(qemu({ write: true, bytes: 4096, count: 100_000, inFlight: 32, strideBytes: randomStrideBytes })),
-  },
-  {
-    ...{ name: '256 KiB sequential write, 8 in flight', unit, better, goal: 1 },
-    ...pair(qemu({ write: true, bytes: 262_144, count: 4_000, inFlight: 8, strideBytes: 262_144 })),
-  },
-  { name: '64 initiators, 4 KiB random read, total', unit, better, goal: 2, ...pair(totalOfSixtyFour) },
+  { name: '4 KiB random read, 32 in flight', goal: 2, ...besideTgt(randomReads(32)) },
+  { name: '4 KiB random read, 1 in flight', goal: 1.1, ...besideTgt(randomReads(1)) },
+  { name: '256 KiB sequential read, 8 in flight', goal: 1.3, ...besideTgt(sequentialRead) },
+  { name: '4 KiB random write, 32 in flight, flush at the end', goal: 1.5, ...besideTgt(randomWrite) },
+  { name: '256 KiB sequential write, 8 in flight', goal: 1, ...besideTgt(sequentialWrite) },
+  { name: '64 initiators, 4 KiB random read, total', goal: 2, ...besideTgt(totalOfSixtyFour()) },
   {
     ...{ name: '64 initiators, the slowest one', unit: 'of the mean', better, goal: 0.8 },
-    ...against('an equal share', 1, shareOfSlowest),
+    ...{ ours: slipway(shareOfSlowest), peers: [bound('an equal share', 1)] },
   },
   {
     ...{ name: 'memory of an idle session, of 1,000', unit: 'kB', better: 'lower', goal: 1 },
-    ...against('the bound, 60 kB', 60, memoryOfIdleSessions),
+    ...{ ours: slipway(memoryOfIdleSessions), peers: [bound('the bound, 60 kB', 60)] },
+  },
+  { name: '4 KiB random read, 32 in flight, of the limit', goal: 0.5, ...ofTheLimit(randomReads(32)) },
+  { name: '256 KiB sequential read, 8 in flight, of the limit', goal: 0.5, ...ofTheLimit(sequentialRead) },
+  { name: 'digests, 4 KiB random read', goal: 0.6, ...digests('random', 4096, 32) },
+  { name: 'digests, 256 KiB sequential read', goal: 0.6, ...digests('sequential', 262_144, 8) },
+  {
+    ...{ name: '64 initiators of 8 targets, two workers beside one process', unit, better, goal: 1 },
+    ours: contender('two workers, clients on both cores', serveEight(2, 'anyCore'), totalOfSixtyFour(bothCores)),
+    peers: [
+      contender('one process, clients on the other core', serveEight(0, 'ownCore'), totalOfSixtyFour()),
+      contender('one process, clients on both cores', serveEight(0, 'anyCore'), totalOfSixtyFour(bothCores)),
+    ],
   },
 ]

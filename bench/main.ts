@@ -9,13 +9,19 @@
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { type Answer, answer, comeFirst, enterOwnNetwork, moveToClientCore, type Question } from './frame.ts'
+import {
+  type Answer,
+  answer,
+  comeFirst,
+  enterOwnNetwork,
+  moveToClientCore,
+  type Question,
+  regressionsOf,
+  type StoredRatios,
+} from './frame.ts'
 
-const regressionMax = 0.15
 const ratiosFile = join(import.meta.dirname, 'ratios.json')
 const suffix = '.bench.ts'
-
-type StoredRatios = Record<string, { readonly peer: string; readonly ratio: number }>
 
 const { values: options, positionals: chosen } = parseArgs({
   allowPositionals: true,
@@ -50,11 +56,7 @@ for (const group of groups.filter((name) => chosen.length === 0 || chosen.includ
 }
 
 const stored = readStored()
-const regressions = answers.flatMap(({ name, against }) => {
-  const before = stored[name]
-  if (against === undefined || before === undefined || against.ratio >= before.ratio * (1 - regressionMax)) return []
-  return [`${name}: ${against.ratio.toFixed(2)} of ${against.peer}, was ${before.ratio.toFixed(2)} of ${before.peer}`]
-})
+const regressions = regressionsOf(answers, stored)
 if (options.json) console.log(JSON.stringify({ rounds, answers, regressions }, undefined, 2))
 if (options.store) store()
 if (options.check) {

@@ -54,6 +54,8 @@ const bench = {
   'nginx-light': '/usr/sbin/nginx',
   'kea-dhcp4-server': '/usr/sbin/kea-dhcp4',
   'tftpd-hpa': '/usr/sbin/in.tftpd',
+  gcc: '/usr/bin/cc',
+  'libc6-dev': '/usr/include/stdio.h',
 }
 const profiles = { demo, test, bench }
 

@@ -78,7 +78,13 @@ async function loadOfAuthority(terms: CertificateTerms, nowMs: number): Promise<
   )
   const leaves = trust.servers.map(({ certificate }) => certificate)
   const clientCa = exportCertificate(trust.authority.certificate)
-  return { identities: trust.servers.map(tlsIdentityOf), leaves, host: address, clientCa, made: trust.made }
+  return {
+    identities: trust.servers.map((server) => tlsIdentityOf(server, trust.authority.certificate)),
+    leaves,
+    host: address,
+    clientCa,
+    made: trust.made,
+  }
 }
 
 async function loadOwn(terms: CertificateTerms, own: OwnCertificate, nowMs: number): Promise<ServerCertificates> {

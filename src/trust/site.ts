@@ -37,7 +37,7 @@ export interface SiteTerms {
 
 export interface SiteTrust {
   readonly authority: Identity
-  /** RSA first. Each with its chain as a TLS server sends it: the leaf; clients have the authority. */
+  /** RSA first. */
   readonly servers: readonly Identity[]
   /** What was made just now and why, for the log: 'server-rsa: it ends on 2027-01-02'. */
   readonly made: readonly string[]
@@ -89,9 +89,15 @@ export async function openSiteAuthority(
   return { authority, isNew: true }
 }
 
-/** As `host/tls.ts` takes it. */
-export function tlsIdentityOf(identity: Identity): { readonly certificateChain: string; readonly key: Secret } {
-  return { certificateChain: exportCertificate(identity.certificate), key: identity.key.exportPem() }
+/**
+ * As `host/tls.ts` takes it: the leaf and the authority. TLS lets a server leave the root out (RFC 5246 §7.4.2), but an iPXE
+ * knows no more of it than its fingerprint, and must be shown it.
+ */
+export function tlsIdentityOf(
+  { certificate, key }: Identity,
+  authority: Certificate,
+): { readonly certificateChain: string; readonly key: Secret } {
+  return { certificateChain: exportCertificate(certificate) + exportCertificate(authority), key: key.exportPem() }
 }
 
 /** A certificate with which one machine proves itself (iPXE with CERT= and PRIVKEY=). @throws as issueLeaf */

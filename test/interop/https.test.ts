@@ -4,6 +4,7 @@
  * Node's TLS and captured hellos ask.
  */
 import { spawnSync } from 'node:child_process'
+import { X509Certificate } from 'node:crypto'
 import { once } from 'node:events'
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { connect as connectPlain } from 'node:net'
@@ -141,6 +142,9 @@ const old = { maxVersion: 'TLSv1.2' } as const
 test('RSA-3072 and P-256 stand side by side: each client gets the one that it can check', async () => {
   const served = await serve()
   const authority = readFileSync(join(siteFolder, 'ca.crt'))
+  // An iPXE has the authority's fingerprint and nothing else: the authority itself must be in the chain.
+  const { issuerCertificate } = await shown(served)
+  expect(issuerCertificate.fingerprint256).toBe(new X509Certificate(authority).fingerprint256)
   const asIpxe = await handshake(served, { ...old, ciphers: 'AES128-SHA256:@SECLEVEL=0', ca: authority })
   expect(asIpxe.authorized).toBe(true)
   expect(asIpxe.getPeerCertificate()).toMatchObject({ bits: 3072, subjectaltname: 'IP Address:127.0.0.1' })

@@ -10,7 +10,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { LabNetwork, lab } from '../../lab/namespace.ts'
 import { SlipwayServer } from '../../lab/slipway.ts'
-import { scriptLogin } from './script-login.ts'
+import { scriptLogin, settingsOf } from './script-login.ts'
 
 const alpha = '52:54:00:77:00:41'
 const beta = '52:54:00:77:00:42'
@@ -123,10 +123,10 @@ test('a certificate that somebody else made, and one that this site made for ano
 
 test('revoked, a certificate opens nothing from then on, and the boot that began with it has ended', async () => {
   const { script } = await ask(beta, 'https://:8443', as('beta'))
-  expect(await scriptLogin(network, script)).toContain('Peripheral')
+  expect(await scriptLogin(network, settingsOf(script))).toContain('Peripheral')
   const { serial } = JSON.parse(await slipway(['certificate', 'list', beta, '--json'])) as { serial: string }
   expect(await slipway(['certificate', 'revoke', serial])).toBe(`${serial} of ${beta} is revoked.\n`)
-  await expect(scriptLogin(network, script), 'secrets that were handed out for it').rejects.toThrow()
+  await expect(scriptLogin(network, settingsOf(script)), 'secrets that were handed out for it').rejects.toThrow()
   const again = await ask(beta, 'https://:8443', as('beta'))
   expect(again.script).toContain('was revoked')
   expect(again.script).not.toMatch(holdsSecrets)
@@ -159,9 +159,9 @@ test('a person who signs in gets the machine its script, once the password was a
   expect((await ask(signed, 'http://', user, '?sign-in=1')).script).toContain('HTTPS only')
   expect(server.eventsOf('signInFailed').length + server.eventsOf('signedIn').length).toBe(attempts)
 
-  expect(await scriptLogin(network, got.script)).toContain('Peripheral')
+  expect(await scriptLogin(network, settingsOf(got.script))).toContain('Peripheral')
   await slipway(['account', 'remove', 'ann'])
-  await expect(scriptLogin(network, got.script), 'a boot of an account that is gone').rejects.toThrow()
+  await expect(scriptLogin(network, settingsOf(got.script)), 'a boot of an account that is gone').rejects.toThrow()
 })
 
 test('wrong passwords are slowed for who tries them, told, and slow nobody else', async () => {

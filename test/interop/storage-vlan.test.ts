@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { LabNetwork, lab } from '../../lab/namespace.ts'
 import { SlipwayServer } from '../../lab/slipway.ts'
-import { fetchScript, logIn } from './boot-script.ts'
+import { fetchScript, type ScriptSettings, scriptLogin } from './script-login.ts'
 
 const withinMs = 15_000
 const storageAddress = '10.77.2.1'
@@ -24,8 +24,7 @@ async function networkAndImage(): Promise<{ network: LabNetwork; imagePath: stri
   return { network, imagePath, folder }
 }
 
-const addressIn = (script: ReadonlyMap<string, string>): string | undefined =>
-  /\}\/ip (\S+)/.exec(script.get('text') ?? '')?.[1]
+const addressIn = (script: ScriptSettings): string | undefined => /\}\/ip (\S+)/.exec(script.get('text') ?? '')?.[1]
 
 test('the target listens on the VLAN alone, and each machine is sent there with an address of its own', async () => {
   const { network, imagePath } = await networkAndImage()
@@ -39,7 +38,7 @@ test('the target listens on the VLAN alone, and each machine is sent there with 
   expect(listening.match(/\S+:3260\b/g)).toEqual([`${storageAddress}:3260`])
 
   const here = { network }
-  const scriptOf = (last: string): Promise<Map<string, string>> =>
+  const scriptOf = (last: string): Promise<ScriptSettings> =>
     fetchScript(here, `http://${lab.serverAddress}/boot/52-54-00-77-00-${last}.ipxe`)
   const first = await scriptOf('21')
   expect(addressIn(first)).toBe('10.77.2.100')
@@ -50,8 +49,8 @@ test('the target listens on the VLAN alone, and each machine is sent there with 
   expect(await server.waitFor('refused', withinMs)).toMatchObject({ reason: 'noAddress' })
   const again = await scriptOf('21')
   expect(addressIn(again)).toBe('10.77.2.100')
-  expect(await logIn(here, again, storageAddress)).toContain('Peripheral')
-  await expect(logIn(here, again)).rejects.toThrow()
+  expect(await scriptLogin(here.network, again, storageAddress)).toContain('Peripheral')
+  await expect(scriptLogin(here.network, again)).rejects.toThrow()
 })
 
 test('without that interface Slipway says how to make it, and doctor says the same', async () => {

@@ -19,7 +19,7 @@ afterAll(() => rmSync(folder, { recursive: true }))
 type Said = { readonly code: number | null; readonly said: string; readonly complained: string }
 
 function run(...words: string[]): Said {
-  const done = spawnSync(slipway, words, { encoding: 'utf8', timeout: 20_000 })
+  const done = spawnSync(slipway, words, { encoding: 'utf8', timeout: 60_000 })
   return { code: done.status, said: done.stdout, complained: done.stderr }
 }
 
@@ -121,7 +121,7 @@ test('an authority is made, shown, exported in three forms that openssl reads, a
   expect(facts.fingerprint).toBe(`sha256:${fingerprintOf(readFileSync(pem, 'utf8'))}`)
 
   const key = join(folder, 'made', 'trust', 'ca.pem')
-  expect(statSync(key).mode & 0o077).toBe(0)
+  for (const place of [key, join(folder, 'made')]) expect(statSync(place).mode & 0o077, place).toBe(0)
   expect(readFileSync(pem, 'utf8')).not.toContain('PRIVATE')
 
   home('ca', 'rotate')

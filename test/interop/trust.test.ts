@@ -10,7 +10,7 @@ import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { LabNetwork, lab } from '../../lab/namespace.ts'
 import { SlipwayServer } from '../../lab/slipway.ts'
-import { fetchScript, logIn } from './boot-script.ts'
+import { fetchScript, scriptLogin } from './script-login.ts'
 
 const mac = '52:54:00:77:00:21'
 const withinMs = 15_000
@@ -36,26 +36,29 @@ test('the secrets of a boot open its disk until the next boot has logged in, and
   const { server } = here
   const url = `http://${lab.serverAddress}${scriptPath}`
   const first = await fetchScript(here, url)
-  expect(await logIn(here, first)).toContain('Peripheral')
+  expect(await scriptLogin(here.network, first)).toContain('Peripheral')
   expect(await server.waitFor('iscsiLogin', withinMs)).toMatchObject({ mac, authentication: 'mutual' })
 
   // Asking for another script takes nothing away; logging in with it does.
   const second = await fetchScript(here, url)
   expect(second.get('password')).not.toBe(first.get('password'))
-  await logIn(here, first)
+  await scriptLogin(here.network, first)
   expect(server.eventsOf('credentialsEnded')).toEqual([])
-  await logIn(here, second)
+  await scriptLogin(here.network, second)
   expect(await server.waitFor('credentialsEnded', withinMs)).toMatchObject({ mac, reason: 'nextBoot' })
 
-  await expect(logIn(here, first), 'the script of the boot before').rejects.toThrow()
+  await expect(scriptLogin(here.network, first), 'the script of the boot before').rejects.toThrow()
   const replayed = await server.waitFor('iscsiLoginFailed', withinMs)
-  await expect(logIn(here, new Map([...second, ['password', 'A'.repeat(16)]])), 'a guess').rejects.toThrow()
+  await expect(
+    scriptLogin(here.network, new Map([...second, ['password', 'A'.repeat(16)]])),
+    'a guess',
+  ).rejects.toThrow()
   const guessed = await server.waitFor('iscsiLoginFailed', withinMs, ({ id }) => id > replayed.id)
   for (const refused of [replayed, guessed]) expect(refused).toMatchObject({ mac, reason: 'wrongCredentials' })
 
   // libiscsi, like iPXE, goes on with no target that cannot prove itself.
   const loginCount = server.eventsOf('iscsiLogin').length
-  await expect(logIn(here, new Map([...second, ['reverse-password', 'B'.repeat(16)]]))).rejects.toThrow()
+  await expect(scriptLogin(here.network, new Map([...second, ['reverse-password', 'B'.repeat(16)]]))).rejects.toThrow()
   expect(server.eventsOf('iscsiLogin')).toHaveLength(loginCount)
 
   const said = JSON.stringify(server.events)
@@ -103,7 +106,7 @@ test.each([
   expect(server.eventsOf('scriptServed')).toHaveLength(1)
 
   // Logged in to what it got: the audit says with what it was protected.
-  await logIn(here, await fetchScript(here, url, as(ours)))
+  await scriptLogin(here.network, await fetchScript(here, url, as(ours)))
   // The journal is written a moment later.
   const audit = (): Promise<string> => server.run(network, ['audit', mac])
   await expect.poll(audit, { timeout: withinMs }).toMatch(/^Disk by iSCSI/m)
@@ -123,5 +126,5 @@ test('SIGHUP takes a new authority up at once, and stops nothing', async () => {
   process.kill(server.processId, 'SIGHUP')
   const fetched = (): Promise<unknown> => fetchScript(here, url, ['--cacert', ours]).catch(() => undefined)
   await expect.poll(fetched, { timeout: withinMs }).toBeDefined()
-  await logIn(here, await fetchScript(here, url, ['--cacert', ours]))
+  await scriptLogin(here.network, await fetchScript(here, url, ['--cacert', ours]))
 })

@@ -35,10 +35,13 @@ const nodeOptions = ['--max-semi-space-size=2']
 let nextPort = 13_360
 let diskFolder: string | undefined
 
-/** Bytes that do not compress, written once and kept in the page cache. */
+/** Bytes that do not compress, written once; read again before each question, should the kernel have thrown some out. */
 function theDisk(): string {
   const path = (folder: string): string => join(folder, 'disk.img')
-  if (diskFolder !== undefined) return path(diskFolder)
+  if (diskFolder !== undefined) {
+    execFileSync('dd', [`if=${path(diskFolder)}`, 'of=/dev/null', 'bs=1M', 'status=none'])
+    return path(diskFolder)
+  }
   const folder = mkdtempSync(join(tmpdir(), 'slipway-bench-'))
   process.once('exit', () => rmSync(folder, { recursive: true }))
   const file = openSync(path(folder), 'w')

@@ -33,6 +33,12 @@ const missesMax = 64
  */
 const connectionsMax = 32
 const crowdedForMs = 100
+/**
+ * After so many times that nothing came while we asked, whoever asks us takes longer than we are willing to ask: Node waits for a
+ * while, and the processor is somebody else's.
+ */
+const vainMax = 4
+const vainForMs = 10
 const receiveNow = 0x40 // MSG_DONTWAIT
 const bufferBytes = 65_536
 
@@ -45,7 +51,11 @@ export class TcpPoller {
   readonly #turn = (): void => this.#poll()
   #scheduled = false
   #lastBytesMs = 0
-  #crowdedUntilMs = 0
+  /** Until then Node watches. */
+  #waitUntilMs = 0
+  /** Whether something came since we began to ask, and how often nothing did. */
+  #wasHeard = false
+  #vainCount = 0
 
   constructor(libc: Native) {
     this.#libc = libc
@@ -56,10 +66,10 @@ export class TcpPoller {
     if (this.#entries.has(connection.fd)) return
     const nowMs = performance.now()
     if (this.#entries.size >= connectionsMax) {
-      this.#crowdedUntilMs = nowMs + crowdedForMs
+      this.#waitUntilMs = nowMs + crowdedForMs
       for (const entry of this.#entries.values()) this.#giveBack(entry)
     }
-    if (nowMs < this.#crowdedUntilMs) return
+    if (nowMs < this.#waitUntilMs) return
     connection.handle.readStop()
     this.#entries.set(connection.fd, { connection, misses: 0 })
     this.#lastBytesMs = nowMs
@@ -79,11 +89,22 @@ export class TcpPoller {
     let heard = false
     for (const entry of this.#entries.values()) if (this.#ask(entry)) heard = true
     const nowMs = performance.now()
-    if (heard) this.#lastBytesMs = nowMs
-    else if (nowMs - this.#lastBytesMs > pollForMs) for (const entry of this.#entries.values()) this.#giveBack(entry)
+    if (heard) {
+      this.#lastBytesMs = nowMs
+      this.#wasHeard = true
+    } else if (nowMs - this.#lastBytesMs > pollForMs) this.#giveUp(nowMs)
     if (this.#entries.size === 0) return
     this.#scheduled = true
     setImmediate(this.#turn)
+  }
+
+  #giveUp(nowMs: number): void {
+    for (const entry of this.#entries.values()) this.#giveBack(entry)
+    this.#vainCount = this.#wasHeard ? 0 : this.#vainCount + 1
+    this.#wasHeard = false
+    if (this.#vainCount < vainMax) return
+    this.#vainCount = 0
+    this.#waitUntilMs = nowMs + vainForMs
   }
 
   #ask(entry: Entry): boolean {

@@ -81,6 +81,9 @@ const root: Partition = {
   firstSector: efiSystem.firstSector + efiSystem.sectorCount,
   sectorCount: (512 * mebibyte) / sectorBytes,
 }
+/** For tools that look into a file: where its root file system begins. */
+export const debianRootOffsetBytes: number = root.firstSector * sectorBytes
+
 const diskId = '5c1b0a7e-0010-4000-8000-536c69707761'
 const diskBytes = (root.firstSector + root.sectorCount) * sectorBytes + mebibyte
 const rootUuid = '5c1b0a7e-0100-4000-8000-536c69707761'
@@ -108,6 +111,7 @@ export async function debianImage(
     const kernelRelease = await makeInitramfs(tree)
     await writeFiles(tree, plainFiles(kernelRelease))
     await inside(tree, ['systemctl', 'enable', '--quiet', 'systemd-networkd.service'])
+    await inside(tree, ['systemctl', 'disable', '--quiet', ...idleUnits])
     await buildDisk({ tree, workFolder, path: pathOf('plain'), removableLoader: false })
 
     await writeFiles(tree, readyFiles(kernelRelease))
@@ -203,11 +207,25 @@ async function patchFile(path: string, patch: (text: string) => string): Promise
 function menu(kernelRelease: string, rootDevice: string): string {
   return `${grubSetsQuirks}set timeout=0
 menuentry 'Debian GNU/Linux' {
-	linux /boot/vmlinuz-${kernelRelease} root=${rootDevice} ro console=ttyS0 quiet \${quirks}
+	linux /boot/vmlinuz-${kernelRelease} root=${rootDevice} ro console=ttyS0 quiet mitigations=off \${quirks}
 	initrd /boot/initrd.img-${kernelRelease}
 }
 `
 }
+
+/**
+ * An emulated processor is slow, and slower where others compute: nothing gives up after a minute and a half. It has nothing to
+ * mitigate either, and pays dearly for trying.
+ */
+const patience = `[Manager]
+DefaultTimeoutStartSec=900s
+DefaultDeviceTimeoutSec=900s
+`
+/** What would run a while after the start, and has nothing to do in the lab. */
+const idleUnits = [
+  ...['apt-daily.timer', 'apt-daily-upgrade.timer', 'dpkg-db-backup.timer', 'e2scrub_all.timer', 'fstrim.timer'],
+  'e2scrub_reap.service',
+]
 
 /** As an installation on a local disk leaves them, and one that likes networkd besides. */
 function plainFiles(kernelRelease: string): Files {
@@ -221,6 +239,7 @@ function plainFiles(kernelRelease: string): Files {
     'etc/systemd/network/lan.network': '[Match]\nName=e*\n\n[Network]\nDHCP=yes\n',
     'boot/grub/grub.cfg': menu(kernelRelease, '/dev/sda3'),
     'boot/efi/.keep': '',
+    'etc/systemd/system.conf.d/patience.conf': patience,
   }
 }
 

@@ -13,6 +13,7 @@ import { dirname, join, resolve } from '../host/path.ts'
 import { writeSparse } from '../host/sparse-writer.ts'
 import { formatReference } from '../images/catalogue.ts'
 import { type CloneFile, listCloneFiles, removeClone } from './clone-files.ts'
+import { contentOfDevice } from './disk-content.ts'
 import { besideIt } from './golden.ts'
 import type { ImageVersion, Library } from './library.ts'
 
@@ -23,8 +24,6 @@ export type ListedClone = CloneFile & {
   /** A machine or a command has it open. */
   readonly inUse: boolean
 }
-
-const chunkBytes = 1024 * 1024
 
 /** By MAC address. @throws {OperationError} ioError */
 export async function listClones(library: Library): Promise<ListedClone[]> {
@@ -62,7 +61,7 @@ export async function commitClone(
       name: to.name,
       label: `the disk of ${mac}`,
       totalBytes: device.sizeBytes,
-      chunks: contentOf(device),
+      chunks: contentOfDevice(device),
       signal: to.signal,
       onProgress: ({ writtenBytes }) => to.onProgress(writtenBytes, device.sizeBytes),
     }),
@@ -80,7 +79,7 @@ export async function exportClone(library: Library, machine: string, to: string)
       if (path.endsWith('.qcow2')) await writeQcow2(draft, device)
       else {
         const file = await openFile(draft, 'createOrTruncate')
-        await writeSparse(file, contentOf(device), () => undefined).finally(() => file.close())
+        await writeSparse(file, contentOfDevice(device), () => undefined).finally(() => file.close())
       }
       await renameDurably(draft, path)
       return { sizeBytes: device.sizeBytes }
@@ -101,7 +100,7 @@ async function writeQcow2(path: string, from: BlockDevice): Promise<void> {
   const device = await openQcow2(file, { compression: nodeCompression, backing: noBacking })
   try {
     let at = 0
-    for await (const chunk of contentOf(from)) {
+    for await (const chunk of contentOfDevice(from)) {
       for (let start = 0; start < chunk.byteLength; start += 65_536) {
         const part = chunk.subarray(start, start + 65_536)
         if (part.some((byte) => byte !== 0)) await device.write(at + start, part)
@@ -111,16 +110,6 @@ async function writeQcow2(path: string, from: BlockDevice): Promise<void> {
     await device.flush()
   } finally {
     await device.close()
-  }
-}
-
-/** From start to end; borrowed until the next. */
-async function* contentOf(device: BlockDevice): AsyncGenerator<Uint8Array> {
-  const buffer = new Uint8Array(chunkBytes)
-  for (let at = 0; at < device.sizeBytes; at += chunkBytes) {
-    const part = buffer.subarray(0, Math.min(chunkBytes, device.sizeBytes - at))
-    await device.read(at, part)
-    yield part
   }
 }
 

@@ -17,13 +17,13 @@ import type { ImageFormat, ImageVersion } from '../images/catalogue.ts'
 import { recognisedBytes, recogniseFormat } from '../images/foreign.ts'
 import { imageBytesMax } from '../images/limits.ts'
 import type { RandomAccessFile } from '../ports/file.ts'
-import type { AddOptions, Library } from './library.ts'
+import type { AddDisk, AddOptions, Library } from './library.ts'
 
 /** The caller has the name's lock, and takes `draft` away if this fails. @throws {OperationError} */
 export async function bringIn(
   library: Library,
   from: ImageSource,
-  { name, sha256, signal, onProgress }: Omit<AddOptions, 'source'>,
+  { name, sha256, signal, onProgress, finish }: Omit<AddOptions, 'source'> & Pick<AddDisk, 'finish'>,
   draft: string,
 ): Promise<ImageVersion> {
   const written = await withFile(draft, 'createOrTruncate', (file) =>
@@ -39,7 +39,9 @@ export async function bringIn(
   if (written.sizeBytes === 0) {
     throw new OperationError('imageEmpty', `${from.label} is empty`, 'Fetch it again. Nothing was kept.')
   }
-  const whole = await readable(draft, from.label, written.sha256, signal)
+  await finish?.(draft)
+  const writtenSha256 = finish === undefined ? written.sha256 : await sha256At(draft)
+  const whole = await readable(draft, from.label, writtenSha256, signal)
   const { sizeBytes, contents } = await inspect(whole.path, whole.format, from.label)
   await makeReadOnly(whole.path)
   const version = library.store.nextVersion(name)
@@ -78,8 +80,11 @@ async function readable(
   }
   const path = `${draft}.converted`
   await convertToRaw({ path: draft, format: format satisfies ForeignFormat }, path, signal)
-  const rehashed = await withFile(path, 'readOnly', (file) => sha256OfFile(file))
-  return { path, format: 'raw', sha256: rehashed }
+  return { path, format: 'raw', sha256: await sha256At(path) }
+}
+
+function sha256At(path: string): Promise<string> {
+  return withFile(path, 'readOnly', (file) => sha256OfFile(file))
 }
 
 /** What the disk is, after making sure that all of it is there. @throws {OperationError} imageCorrupt, imageUnsupported */

@@ -49,6 +49,8 @@ export type AddDisk = Pick<AddOptions, 'name' | 'signal' | 'onProgress'> & {
   readonly label: string
   readonly totalBytes: number
   readonly chunks: AsyncIterable<Uint8Array>
+  /** Changes the file, a raw image, before it is looked into and becomes a version. */
+  finish?(draft: string): Promise<void>
 }
 
 export class Library {
@@ -100,7 +102,10 @@ export class Library {
     return this.#exclusively({ ...disk, sha256: undefined }, async () => sourceOfChunks(disk, disk.signal))
   }
 
-  async #exclusively(options: Omit<AddOptions, 'source'>, open: () => Promise<ImageSource>): Promise<ImageVersion> {
+  async #exclusively(
+    options: Omit<AddOptions, 'source'> & Pick<AddDisk, 'finish'>,
+    open: () => Promise<ImageSource>,
+  ): Promise<ImageVersion> {
     const { name } = options
     const lock = this.#lock(name)
     if (lock === undefined) {

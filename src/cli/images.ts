@@ -1,6 +1,7 @@
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import type { TraceSummary } from '../app/boot-traces.ts'
 import type { ImageFinding } from '../app/image-check.ts'
+import type { FileChange } from '../app/image-repair.ts'
 import type { ImagePolicy, ImageReference, ImageVersion, Library } from '../app/library.ts'
 import { OperationError } from '../base/errors.ts'
 import { formatBytes } from '../base/units.ts'
@@ -35,6 +36,7 @@ export function addImageCommands(program: Command): void {
   command('show <NAME>', 'Tell what is known of NAME, or of NAME@N.').option('--json', 'as JSON').action(showImage)
   command('check <NAME>', 'Look for what would break when a machine boots from it; NAME, NAME@N or a file.')
     .option('--json', 'one finding a line, as JSON')
+    .option('--fix', 'repair what new files alone can repair, in a new version')
     .action(checkImage)
   command('publish <NAME@N>', 'What machines get at their next boot; who is running keeps what it has.').action(publish)
   command('rollback <NAME>', 'Publish what was published before.').action(rollback)
@@ -64,9 +66,6 @@ async function addImage(source: string, flags: AddFlags): Promise<void> {
     const hint = 'Use lower-case letters, digits, dots and dashes: --name debian-12.'
     throw new OperationError('usage', `${flags.name ?? source} is not a name for an image`, hint)
   }
-  const stopping = new AbortController()
-  process.once('SIGINT', () => stopping.abort())
-  process.once('SIGTERM', () => stopping.abort())
   await withLibrary(flags, async (library) => {
     const line = new ProgressLine()
     const added = await library
@@ -74,7 +73,7 @@ async function addImage(source: string, flags: AddFlags): Promise<void> {
         name,
         source,
         sha256: flags.sha256,
-        signal: stopping.signal,
+        signal: stoppedByPerson(),
         onProgress: ({ receivedBytes, totalBytes }) => line.show(receivedBytes, totalBytes),
       })
       .finally(() => line.clear())
@@ -176,19 +175,86 @@ function traceWords(trace: TraceSummary | undefined): string {
   return `${formatBytes(trace.readBytes)} in ${trace.readCount} reads, fetched ahead when a machine boots`
 }
 
-async function checkImage(name: string, flags: Flags): Promise<void> {
+async function checkImage(name: string, flags: Flags & { readonly fix?: boolean }): Promise<void> {
   const { checkImageFile, checkVersion } = await import('../app/image-check.ts')
   const { findVersion } = await import('../app/library.ts')
-  const findings =
-    (await kindOf(name)) === 'file'
-      ? await checkImageFile(name)
-      : await referenceOf(name).then((wanted) =>
-          withLibrary(flags, (library) => checkVersion(library, findVersion(library.store, wanted))),
-        )
+  if ((await kindOf(name)) === 'file') {
+    if (flags.fix === true) {
+      const hint = `Add it to the library, which keeps what it was: slipway image add ${name}. Then check that with --fix.`
+      throw new OperationError('usage', `${name} is not in the library, and is never written to`, hint)
+    }
+    tellFindings(await checkImageFile(name), flags)
+    return
+  }
+  const wanted = await referenceOf(name)
+  await withLibrary(flags, async (library) => {
+    const version = findVersion(library.store, wanted)
+    const findings = await checkVersion(library, version)
+    if (flags.fix === true) await fixImage(library, version, findings, flags)
+    else tellFindings(findings, flags)
+  })
+}
+
+function tellFindings(findings: readonly ImageFinding[], flags: Flags): void {
   for (const finding of findings) {
-    process.stdout.write(`${flags.json === true ? JSON.stringify(finding) : describe(finding)}\n`)
+    const { repairs, ...plain } = finding
+    const line = JSON.stringify({ ...plain, repairable: repairs !== undefined })
+    process.stdout.write(`${flags.json === true ? line : describe(finding)}\n`)
   }
   if (findings.some(({ level }) => level === 'error')) process.exitCode = exitCode.found
+}
+
+/** What is told last is what is left. */
+async function fixImage(
+  library: Library,
+  version: ImageVersion,
+  findings: readonly ImageFinding[],
+  flags: Flags,
+): Promise<void> {
+  const { repairVersion } = await import('../app/image-repair.ts')
+  const { checkVersion } = await import('../app/image-check.ts')
+  const { formatReference } = await import('../app/library.ts')
+  const before = formatReference(version)
+  const damaged = findings.find(({ level, check }) => level === 'error' && check === 'file')
+  if (damaged !== undefined) throw new OperationError('imageCorrupt', damaged.what, damaged.doNext)
+  const repaired = await repairVersion(library, version, findings, stoppedByPerson())
+  if (repaired === undefined) {
+    tellFindings(findings, flags)
+    if (flags.json !== true) process.stdout.write(`${before}: nothing that could be repaired here.\n`)
+    return
+  }
+  const after = formatReference(repaired.version)
+  // What machines would have got is replaced by its repair; anything else waits, as every new version does.
+  const isPublished = library.store.published(version.name) === version.version
+  if (isPublished) library.store.publish(version.name, repaired.version.version, Date.now())
+  if (flags.json === true) {
+    const value = { repaired: after, of: before, published: isPublished, changes: repaired.changes }
+    process.stdout.write(`${JSON.stringify(value)}\n`)
+  } else {
+    const lines = [`${before} is as it was; ${after} is the same with these changes:`]
+    for (const change of repaired.changes) lines.push(...describeChange(change))
+    lines.push(
+      isPublished
+        ? `${after} is published: machines get it at their next boot. To undo: slipway image rollback ${version.name}`
+        : `Machines get it after: slipway image publish ${after}`,
+      `Check of ${after}:`,
+    )
+    process.stdout.write(`${lines.join('\n')}\n`)
+  }
+  tellFindings(await checkVersion(library, repaired.version), flags)
+}
+
+function describeChange({ partition, path, copyOf, lines }: FileChange): string[] {
+  const signs = { removed: '-', added: '+' } as const
+  const told = lines.map(({ kind, text }) => `    ${signs[kind]} ${text}`)
+  return [`  ${path} (partition ${partition})${copyOf === undefined ? '' : `: a copy of ${copyOf}`}`, ...told]
+}
+
+function stoppedByPerson(): AbortSignal {
+  const stopping = new AbortController()
+  process.once('SIGINT', () => stopping.abort())
+  process.once('SIGTERM', () => stopping.abort())
+  return stopping.signal
 }
 
 async function publish(name: string, flags: Flags): Promise<void> {

@@ -17,3 +17,5 @@ export const checkedKernelCountMax: number = 3
 export const imageNameCharactersMax: number = 64
 /** A packed image may unpack to this and no more: larger disks are rarer than mistakes and malice. */
 export const imageBytesMax: number = 64 * 1024 ** 4
+/** A boot loader that `--fix` copies: a shim or GRUB with all its modules is 2 to 5 MB. */
+export const copiedFileBytesMax: number = 64 * 1024 * 1024

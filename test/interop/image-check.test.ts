@@ -1,22 +1,29 @@
 /**
- * Goal: what `checkImage` finds wrong in a real ext4 file system, debugfs mends, and e2fsck is content. Method: an image by
- * mkfs.ext4, checked, repaired with the files that the findings carry, and checked again.
+ * Goal: what `slipway image check` finds wrong on a real disk, `--fix` mends in a new version, and strangers are content.
+ * Method: an image by mkfs.ext4 and mkfs.fat with Debian's own loaders; e2fsck and fsck.fat look at what became of it.
  */
-import { execFileSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
+import { execFileSync, spawnSync } from 'node:child_process'
+import {
+  copyFileSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { openDisk } from '../../src/disk/inspect.ts'
-import { sourceOfBytes } from '../../src/disk/source.ts'
 import { writeFilesInExt4 } from '../../src/host/debugfs.ts'
 import { systemUnpacker } from '../../src/host/unpack.ts'
-import { checkImage } from '../../src/images/check/check-image.ts'
-import type { ImageFinding } from '../../src/images/check/finding.ts'
 import { listInitramfs } from '../../src/images/check/initramfs.ts'
 
 const mebibyte = 1024 * 1024
-const offsetBytes = 1 * mebibyte
+const slipway = resolve(import.meta.dirname, '..', '..', 'bin', 'slipway')
+/** Of the root file system. */
+const offsetBytes = 17 * mebibyte
 let folder = ''
 const path = { PATH: '/usr/sbin:/usr/bin:/sbin:/bin' }
 const run = (program: string, args: readonly string[], input?: Uint8Array): Buffer =>
@@ -72,7 +79,7 @@ function makeImage(): string {
     writeFileSync(join(root, name), content)
   }
   file('etc/os-release', 'ID=debian\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n')
-  file('etc/fstab', 'LABEL=root / ext4 errors=remount-ro 0 1\n')
+  file('etc/fstab', '/dev/sda2 / ext4 errors=remount-ro 0 1\n')
   file('etc/machine-id', '0123456789abcdef0123456789abcdef\n')
   file(
     'etc/iscsi/iscsid.conf',
@@ -81,7 +88,8 @@ function makeImage(): string {
   file('etc/network/interfaces', 'auto lo\niface lo inet loopback\nallow-hotplug eth0\niface eth0 inet dhcp\n')
   file('sbin/ifup', 'x')
   file('sbin/iscsid', 'x')
-  file('boot/grub/grub.cfg', 'linux /boot/vmlinuz-6.1.0 root=LABEL=root ro quiet\n')
+  file('etc/cloud/cloud.cfg', 'users: []\n')
+  file('boot/grub/grub.cfg', 'linux /boot/vmlinuz-6.1.0 root=/dev/sda2 ro quiet\n')
   file('boot/vmlinuz-6.1.0', Buffer.alloc(5000))
   file('boot/initrd.img-6.1.0', run('gzip', ['-c'], archive(initramfsNames)))
   mkdirSync(join(root, 'etc/systemd/system/multi-user.target.wants'), { recursive: true })
@@ -96,33 +104,102 @@ function makeImage(): string {
   run('mkfs.ext4', ['-q', '-F', '-L', 'root', '-d', root, ext4])
   const image = join(folder, 'disk.img')
   writeFileSync(image, '')
-  truncateSync(image, 18 * mebibyte)
-  run('sgdisk', ['-n', '1:2048:+16M', '-t', '1:8300', image])
-  run('dd', [`if=${ext4}`, `of=${image}`, 'bs=1M', 'seek=1', 'conv=notrunc', 'status=none'])
+  truncateSync(image, 34 * mebibyte)
+  run('sgdisk', ['-n', '1:2048:+16M', '-t', '1:ef00', '-n', '2:0:+16M', '-t', '2:8300', image])
+  run('dd', [`if=${ext4}`, `of=${image}`, 'bs=1M', 'seek=17', 'conv=notrunc', 'status=none'])
+  const esp = join(folder, 'esp.img')
+  run('mkfs.fat', ['-C', '-F', '16', '-s', '1', esp, String(16 * 1024)])
+  run('mmd', ['-i', esp, '::/EFI', '::/EFI/debian'])
+  for (const [name, from] of Object.entries(loaders)) run('mcopy', ['-i', esp, from, `::/EFI/debian/${name}`])
+  run('dd', [`if=${esp}`, `of=${image}`, 'bs=1M', 'seek=1', 'conv=notrunc', 'status=none'])
   return image
 }
 
-const findingsOf = async (image: string): Promise<ImageFinding[]> =>
-  checkImage(await openDisk(sourceOfBytes(new Uint8Array(readFileSync(image)))), systemUnpacker)
-const bad = (findings: readonly ImageFinding[]): string[] =>
-  findings.filter(({ level }) => level !== 'ok').map(({ check }) => check)
+const loaders = {
+  'shimx64.efi': '/usr/lib/shim/shimx64.efi.signed',
+  'grubx64.efi': '/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed',
+}
 
-test('an image is checked, repaired by debugfs, and then in order', async () => {
-  const image = makeImage()
-  const before = await findingsOf(image)
-  expect(bad(before)).toEqual(['loader', 'iscsid.conf', 'network.networkManager', 'network.ifupdown', 'identity'])
-  for (const { repair } of before) {
-    if (repair === undefined) continue
-    expect(repair.partition).toBe(1)
-    await writeFilesInExt4({ imagePath: image, offsetBytes }, repair.files)
-  }
-  expect(bad(await findingsOf(image))).toEqual(['loader'])
-  const ext4 = join(folder, 'after.ext4')
-  run('dd', [`if=${image}`, `of=${ext4}`, 'bs=1M', 'skip=1', 'count=16', 'status=none'])
-  run('e2fsck', ['-fn', ext4])
-  const stat = run('debugfs', ['-R', 'stat /etc/iscsi/iscsid.conf', ext4]).toString()
+type Line = { level: string; check: string; repaired: string; changes: { path: string; lines: unknown[] }[] }
+
+/** `slipway image` on a library of its own; every line of JSON that it printed. */
+function image(words: readonly string[]): { status: number | null; lines: Line[]; said: string } {
+  const state = join(folder, 'state')
+  const done = spawnSync(slipway, ['image', ...words, '--state', state], { encoding: 'utf8', timeout: 120_000 })
+  const lines = done.stdout.split('\n').flatMap((line) => (line.startsWith('{') ? [JSON.parse(line) as Line] : []))
+  return { status: done.status, lines, said: done.stdout + done.stderr }
+}
+const bad = (lines: readonly Line[]): string[] =>
+  lines.filter(({ level }) => level === 'warning' || level === 'error').map(({ check }) => check)
+
+test('an image is checked, repaired in a new version, then in order; and rolled back', () => {
+  image(['add', makeImage(), '--name', 'pc'])
+  const before = image(['check', 'pc', '--json'])
+  expect(before.status).toBe(3)
+  expect(bad(before.lines)).toEqual([
+    'loader.efi',
+    'fstab',
+    'root.device',
+    'iscsid.conf',
+    'network.networkManager',
+    'network.ifupdown',
+    'network.cloudInit',
+    'identity',
+  ])
+  const fixed = image(['check', 'pc', '--fix', '--json'])
+  expect(fixed.said).not.toContain('slipway:')
+  expect(fixed.status).toBe(0)
+  expect(bad(fixed.lines)).toEqual([])
+  const [told] = fixed.lines
+  expect(told).toMatchObject({ repaired: 'pc@2', of: 'pc@1', published: true })
+  expect(told?.changes.map(({ path }) => path)).toEqual([
+    '/EFI/BOOT/BOOTX64.EFI',
+    '/EFI/BOOT/grubx64.efi',
+    '/etc/fstab',
+    '/boot/grub/grub.cfg',
+    '/etc/iscsi/iscsid.conf',
+    '/etc/NetworkManager/conf.d/10-iscsi-root.conf',
+    '/etc/network/interfaces',
+    '/etc/cloud/cloud.cfg.d/99-iscsi-root.cfg',
+    '/etc/machine-id',
+  ])
+  expect(told?.changes.find(({ path }) => path === '/etc/network/interfaces')?.lines).toEqual([
+    { kind: 'removed', text: 'iface eth0 inet dhcp' },
+    { kind: 'added', text: 'iface eth0 inet manual' },
+  ])
+
+  const file = join(folder, 'state', 'images', 'pc@2.raw')
+  run('e2fsck', ['-fn', `${file}?offset=${offsetBytes}`])
+  const stat = run('debugfs', ['-R', 'stat /etc/iscsi/iscsid.conf', `${file}?offset=${offsetBytes}`]).toString()
   expect(stat).toMatch(/Type: regular\s+Mode:\s+0644/)
   expect(stat).toMatch(/User:\s+0\s+Group:\s+0/)
+  const esp = join(folder, 'after-esp.img')
+  run('dd', [`if=${file}`, `of=${esp}`, 'bs=1M', 'skip=1', 'count=16', 'status=none'])
+  run('fsck.fat', ['-n', esp])
+  const copied = run('mcopy', ['-i', esp, '::/EFI/BOOT/BOOTX64.EFI', '-'])
+  expect(copied.equals(readFileSync(loaders['shimx64.efi']))).toBe(true)
+
+  // The version that was checked is what it was, and one command brings it back.
+  expect(readFileSync(join(folder, 'state', 'images', 'pc@1.raw')).equals(readFileSync(join(folder, 'disk.img')))).toBe(
+    true,
+  )
+  expect(image(['rollback', 'pc']).said).toContain('pc@1 is published again')
+  expect(bad(image(['check', 'pc', '--json']).lines)).toEqual(bad(before.lines))
+  // A version that is not published is repaired in one that is not published either.
+  expect(image(['check', 'pc@2', '--fix']).said).toContain('nothing that could be repaired here')
+  expect(image(['check', join(folder, 'disk.img'), '--fix'])).toMatchObject({ status: 2 })
+})
+
+test('a repair that cannot be made adds nothing, and says why', () => {
+  const full = join(folder, 'full.img')
+  copyFileSync(join(folder, 'disk.img'), full)
+  const volume = `${full}@@${mebibyte}`
+  run('mcopy', ['-i', volume, '-', '::/FULL'], Buffer.alloc(8 * mebibyte))
+  image(['add', full, '--name', 'full'])
+  const fixed = image(['check', 'full', '--fix'])
+  expect(fixed.status).toBe(1)
+  expect(fixed.said).toMatch(/the image could not be repaired: .*is there room for it/)
+  expect(image(['list']).said).not.toContain('full@2')
 })
 
 test('a path that debugfs cannot be told, and an image that is none, are refused', async () => {

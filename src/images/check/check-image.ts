@@ -1,14 +1,16 @@
 /** `slipway image check`: what would break in an image's system after its kernel has started, and what to do about it. */
 
 import { OperationError } from '../../base/errors.ts'
-import type { DiskSummary, KernelFile, OpenedDisk } from '../../disk/inspect.ts'
+import type { KernelFile, OpenedDisk } from '../../disk/inspect.ts'
 import { summaryOf } from '../../disk/inspect.ts'
 import { readOsRelease } from '../../disk/os-release.ts'
 import { isDiskError } from '../../disk/source.ts'
 import type { Unpacker } from '../../ports/unpack.ts'
 import { checkedKernelCountMax } from '../limits.ts'
-import { error, type ImageFinding, ok, warning } from './finding.ts'
+import { type ImageFinding, ok, warning } from './finding.ts'
 import { checkInitramfs, checkOpenIscsi } from './iscsi.ts'
+import { checkLoaders } from './loader.ts'
+import { menuLinesOf } from './menus.ts'
 import { checkNetwork } from './network.ts'
 import { type Root, readText } from './root.ts'
 import { checkRootDevice } from './root-device.ts'
@@ -16,25 +18,9 @@ import { checkRootDevice } from './root-device.ts'
 /** In the order in which a boot would meet them. @throws {OperationError} ioError; never because of what the bytes say */
 export async function checkImage(disk: OpenedDisk, unpacker: Unpacker): Promise<ImageFinding[]> {
   const summary = await summaryOf(disk)
-  const findings = checkLoaders(summary)
-  const root = await findRoot(disk)
-  if (root === undefined) {
-    const why = 'Whether it keeps its disk cannot be told.'
-    const known = summary.partitions.map(({ number, content }) => `${number}: ${content}`).join(', ')
-    const next = `Slipway reads ext4 and FAT (here: ${known === '' ? 'no partitions' : known}).`
-    return [...findings, warning('root', 'no Linux root file system was found that can be read', why, next)]
-  }
-  const bootOf = (partition: number): Root => rootOn(disk, partition) ?? root
-  const checks: ReadonlyArray<readonly [check: string, run: () => Promise<ImageFinding[]>]> = [
-    ['root.device', () => checkRootDevice(root, summary)],
-    ...newest(summary.kernels).map((kernel): readonly [string, () => Promise<ImageFinding[]>] => {
-      return ['initramfs', () => checkInitramfs({ root, boot: bootOf(kernel.partition), kernel }, unpacker)]
-    }),
-    ['iscsid', () => checkOpenIscsi(root)],
-    ['network', () => checkNetwork(root)],
-    ['identity', () => checkIdentity(root)],
-  ]
-  for (const [check, run] of checks) {
+  const volumes = disk.volumes.flatMap(({ number }) => rootOn(disk, number) ?? [])
+  const findings: ImageFinding[] = []
+  const look = async (check: string, run: () => Promise<ImageFinding[]>): Promise<void> => {
     try {
       findings.push(...(await run()))
     } catch (thrown) {
@@ -44,14 +30,26 @@ export async function checkImage(disk: OpenedDisk, unpacker: Unpacker): Promise<
       findings.push(warning(check, thrown.message, 'This could not be looked at.', thrown.hint))
     }
   }
+  await look('loader', () => checkLoaders(summary, volumes))
+  const root = await findRoot(disk)
+  if (root === undefined) {
+    const why = 'Whether it keeps its disk cannot be told.'
+    const known = summary.partitions.map(({ number, content }) => `${number}: ${content}`).join(', ')
+    const next = `Slipway reads ext4 and FAT (here: ${known === '' ? 'no partitions' : known}).`
+    return [...findings, warning('root', 'no Linux root file system was found that can be read', why, next)]
+  }
+  const bootOf = (partition: number): Root => rootOn(disk, partition) ?? root
+  await look('root.device', async () => checkRootDevice(root, summary, await menuLinesOf(volumes)))
+  for (const kernel of newest(summary.kernels)) {
+    await look('initramfs', async () => {
+      const menus = await menuLinesOf(volumes)
+      return checkInitramfs({ root, boot: bootOf(kernel.partition), kernel, menus }, unpacker)
+    })
+  }
+  await look('iscsid', () => checkOpenIscsi(root))
+  await look('network', () => checkNetwork(root))
+  await look('identity', () => checkIdentity(root))
   return findings
-}
-
-function checkLoaders({ bootableFor }: DiskSummary): ImageFinding[] {
-  const works = bootableFor.filter(({ bootable }) => bootable)
-  if (works.length > 0) return works.map(({ firmware, reason }) => ok('loader', `${firmware}: ${reason}`))
-  const why = 'Firmware finds nothing to start on it.'
-  return [error('loader', 'no boot loader', why, bootableFor.map(({ reason }) => reason).join(' '))]
 }
 
 async function findRoot(disk: OpenedDisk): Promise<Root | undefined> {
@@ -85,5 +83,5 @@ async function checkIdentity(root: Root): Promise<ImageFinding[]> {
   if (id === '' || id === 'uninitialized') return [ok('identity', 'every clone makes its own machine-id')]
   const why = 'Every clone has the same; DHCP clients that identify themselves by it get one address for all.'
   const found = warning('identity', '/etc/machine-id is set', why, 'truncate -s 0 /etc/machine-id')
-  return [{ ...found, repair: { partition: root.partition, files: [{ path: '/etc/machine-id', content: '' }] } }]
+  return [{ ...found, repairs: [{ kind: 'edit', partition: root.partition, path: '/etc/machine-id', edit: () => '' }] }]
 }

@@ -10,6 +10,7 @@ import { checkImage } from './check-image.ts'
 import type { ImageFinding } from './finding.ts'
 import { listInitramfs } from './initramfs.ts'
 import { checkOpenIscsi, judgeInitramfs, withSettings } from './iscsi.ts'
+import { menuLinesOf } from './menus.ts'
 import { checkNetwork } from './network.ts'
 import type { Root } from './root.ts'
 import { checkRootDevice } from './root-device.ts'
@@ -53,6 +54,16 @@ function fileSystemOf(tree: Tree): FileSystem {
     },
     stat: async (path) => entry(clean(path).split('/').at(-1) ?? '', clean(path)),
   }
+}
+
+/** The tree with what its findings would repair. */
+function repaired(tree: Tree, findings: readonly ImageFinding[]): Tree {
+  const now: Record<string, Tree[string]> = { ...tree }
+  for (const repair of findings.flatMap(({ repairs }) => repairs ?? [])) {
+    if (repair.kind === 'copy') now[repair.to] = tree[repair.from] ?? ''
+    else now[repair.path] = repair.edit(String(now[repair.path] ?? ''))
+  }
+  return now
 }
 
 const rootOf = (tree: Tree): Root => ({ partition: 2, fileSystem: fileSystemOf(tree) })
@@ -195,38 +206,60 @@ describe('judgeInitramfs', () => {
     ['iscsi_ibft', 'error initramfs.ibft'],
   ] as const)('without %s: %s', ([part, expected]) => expect(judge(without(part))).toContain(expected))
   test('the iBFT is there and not asked for, unless the command line does', () => {
-    expect(judge(all, [], '')).toContain('warning initramfs.ibft')
+    expect(judge(all, [], '')).toContain('error initramfs.unasked')
     expect(judge(all, ['root=UUID=x rd.iscsi.firmware=1'], '')).toContain('ok initramfs.ibft')
     expect(judge(all, ['iscsi_auto quiet'], '')).toContain('ok initramfs.ibft')
   })
 })
 
 describe('checkRootDevice', () => {
-  const summary = { partitions: [{ uuid: 'AAAA-1', id: 'p1', label: 'root', content: 'ext4' }] } as never
-  const judge = async (fstab: string, root: string): Promise<string[]> =>
-    levels(
-      await checkRootDevice(
-        rootOf({ '/etc/fstab': fstab, '/boot/grub/grub.cfg': `linux /vmlinuz root=${root} ro` }),
-        summary,
-      ),
-    )
+  const uuid = '11111111-2222-3333-4444-555555555555'
+  const summary = {
+    partitions: [
+      { number: 1, uuid: 'AAAA-1', id: 'p1', label: 'efi', content: 'fat32' },
+      { number: 2, uuid, id: 'p2', label: 'root', content: 'ext4' },
+    ],
+  } as never
+  const found = async (tree: Tree): Promise<ImageFinding[]> =>
+    checkRootDevice(rootOf(tree), summary, await menuLinesOf([rootOf(tree)]))
+  const treeOf = (fstab: string, root: string): Tree => ({
+    '/etc/fstab': fstab,
+    '/boot/grub/grub.cfg': `\tlinux /vmlinuz root=${root} ro\n`,
+  })
   test.for([
     ['UUID=aaaa-1 / ext4', 'UUID=AAAA-1', ['ok fstab', 'ok root.device']],
     ['/dev/sda2 / ext4', '/dev/vda2', ['error fstab', 'error root.device']],
     ['/dev/disk/by-path/pci-0 / ext4', 'PARTUUID=p1', ['error fstab', 'ok root.device']],
     [
-      'LABEL=root / ext4\n/dev/sda1 /boot/efi vfat\n/dev/sda3 none swap',
+      'LABEL=root / ext4\n/dev/sda1 /boot/efi vfat\n/dev/sda3 none swap\nUUID=gone /srv ext4',
       'LABEL=root',
-      ['ok fstab', 'warning fstab', 'ok root.device'],
+      ['ok fstab', 'warning fstab', 'warning fstab', 'ok root.device'],
     ],
     ['UUID=other / ext4', 'UUID=AAAA-1', ['warning fstab', 'ok root.device']],
     ['# nothing', '/dev/mapper/vg-root', ['ok root.device']],
-  ] as const)('%s with root=%s', async ([fstab, root, expected]) => expect(await judge(fstab, root)).toEqual(expected))
+  ] as const)('%s with root=%s', async ([fstab, root, expected]) =>
+    expect(levels(await found(treeOf(fstab, root)))).toEqual(expected))
 
-  test('boot loader entries are read, and no menu at all is said', async () => {
-    const entries = rootOf({ '/boot/loader/entries/a.conf': 'title x\noptions root=/dev/nvme0n1p2 ro\n' })
-    expect(levels(await checkRootDevice(entries, summary))).toEqual(['error root.device'])
-    expect(levels(await checkRootDevice(rootOf({}), summary))).toEqual(['warning root.device'])
+  test('the repair names every partition by its UUID, in fstab, menus, and what menus are made from', async () => {
+    const tree = {
+      ...treeOf('/dev/sda2  / ext4 defaults 0 1\n/dev/sda1 /boot/efi vfat\n# /dev/sda2 / old\n', '/dev/sda2'),
+      '/etc/default/grub': 'GRUB_TIMEOUT=5\nGRUB_DISABLE_LINUX_UUID=true\n',
+      '/boot/loader/entries/a.conf': 'title x\noptions root=/dev/nvme0n1p2 ro\n',
+      '/etc/kernel/cmdline': 'root=/dev/sda2 quiet\n',
+    }
+    const after = repaired(tree, await found(tree))
+    expect(after['/etc/fstab']).toBe(
+      `UUID=${uuid}  / ext4 defaults 0 1\nUUID=AAAA-1 /boot/efi vfat\n# /dev/sda2 / old\n`,
+    )
+    expect(after['/boot/grub/grub.cfg']).toBe(`\tlinux /vmlinuz root=UUID=${uuid} ro\n`)
+    expect(after['/boot/loader/entries/a.conf']).toBe(`title x\noptions root=UUID=${uuid} ro\n`)
+    expect(after['/etc/kernel/cmdline']).toBe(`root=UUID=${uuid} quiet\n`)
+    expect(after['/etc/default/grub']).toBe('GRUB_TIMEOUT=5\n#GRUB_DISABLE_LINUX_UUID=true\n')
+    expect((await found(after)).filter(({ level }) => level !== 'ok')).toEqual([])
+  })
+
+  test('no menu at all is said', async () => {
+    expect(levels(await found({}))).toEqual(['warning root.device'])
   })
 })
 
@@ -242,11 +275,7 @@ describe('checkNetwork', () => {
     const on = { [unit('NetworkManager')]: link }
     const found = await checkNetwork(rootOf(on))
     expect(levels(found)).toEqual(['warning network.networkManager'])
-    const repaired = {
-      ...on,
-      ...Object.fromEntries((found[0]?.repair?.files ?? []).map((file) => [file.path, file.content])),
-    }
-    expect(levels(await checkNetwork(rootOf(repaired)))).toEqual(['ok network.networkManager'])
+    expect(levels(await checkNetwork(rootOf(repaired(on, found))))).toEqual(['ok network.networkManager'])
     const masked = { ...on, '/etc/systemd/system/NetworkManager.service': { link: '/dev/null' } }
     expect(levels(await checkNetwork(rootOf(masked)))).toEqual(['ok network'])
   })
@@ -256,9 +285,9 @@ describe('checkNetwork', () => {
     const on = { [unit('systemd-networkd')]: link, [path]: '[Match]\nName=e*\n\n[Network]\nDHCP=yes\n' }
     const found = await checkNetwork(rootOf(on))
     expect(levels(found)).toEqual(['warning network.networkd'])
-    const content = found[0]?.repair?.files[0]?.content ?? ''
-    expect(content).toBe('[Match]\nName=e*\n\n[Network]\nKeepConfiguration=yes\nDHCP=yes\n')
-    expect(levels(await checkNetwork(rootOf({ ...on, [path]: content })))).toEqual(['ok network.networkd'])
+    const after = repaired(on, found)
+    expect(after[path]).toBe('[Match]\nName=e*\n\n[Network]\nKeepConfiguration=yes\nDHCP=yes\n')
+    expect(levels(await checkNetwork(rootOf(after)))).toEqual(['ok network.networkd'])
     expect(levels(await checkNetwork(rootOf({ ...on, [path]: '[Match]\nName=lo\n' })))).toEqual(['ok network'])
   })
 
@@ -271,9 +300,20 @@ describe('checkNetwork', () => {
     }
     const found = await checkNetwork(rootOf(on))
     expect(levels(found)).toEqual(['error network.ifupdown'])
-    const content = found[0]?.repair?.files[0]?.content ?? ''
-    expect(content).toContain('iface ens3 inet manual\niface ens9 inet dhcp\n')
-    expect(levels(await checkNetwork(rootOf({ ...on, [path]: content })))).toEqual(['ok network'])
+    const after = repaired(on, found)
+    expect(after[path]).toContain('iface ens3 inet manual\niface ens9 inet dhcp\n')
+    expect(levels(await checkNetwork(rootOf(after)))).toEqual(['ok network'])
+  })
+
+  test('netplan, repaired by a file that makes its cards critical', async () => {
+    const on = {
+      '/etc/netplan/50-installer.yaml':
+        'network:\n  version: 2\n  renderer: networkd\n  ethernets:\n    # the first\n    enp1s0:\n      dhcp4: true\n    ens3: {dhcp4: true}\n  wifis:\n    wl0:\n      dhcp4: true\n',
+    }
+    const found = await checkNetwork(rootOf(on))
+    expect(levels(found)).toEqual(['warning network.netplan'])
+    expect(found[0]?.what).toBe('netplan sets up enp1s0, ens3')
+    expect(levels(await checkNetwork(rootOf(repaired(on, found))))).toEqual(['ok network.netplan'])
   })
 
   test('cloud-init, unless it or its network part is off', async () => {
@@ -287,16 +327,17 @@ describe('checkNetwork', () => {
 
 describe('checkOpenIscsi', () => {
   test('time-outs too short, and the repair', async () => {
-    const found = await checkOpenIscsi(rootOf({ '/sbin/iscsid': 'x', '/etc/iscsi/iscsid.conf': iscsidConf }))
+    const tree = { '/sbin/iscsid': 'x', '/etc/iscsi/iscsid.conf': iscsidConf }
+    const found = await checkOpenIscsi(rootOf(tree))
     expect(levels(found)).toEqual(['warning iscsid.conf'])
-    expect(found[0]?.repair?.files[0]?.content).toBe(`# comment
+    expect(repaired(tree, found)['/etc/iscsi/iscsid.conf']).toBe(`# comment
 node.startup = manual
 node.session.timeo.replacement_timeout = 86400
 node.conn[0].timeo.noop_out_interval = 0
 node.conn[0].timeo.noop_out_timeout = 0
 `)
-    const repaired = rootOf({ '/sbin/iscsid': 'x', '/etc/iscsi/iscsid.conf': goodConf })
-    expect(levels(await checkOpenIscsi(repaired))).toEqual(['ok iscsid.conf'])
+    const good = rootOf({ '/sbin/iscsid': 'x', '/etc/iscsi/iscsid.conf': goodConf })
+    expect(levels(await checkOpenIscsi(good))).toEqual(['ok iscsid.conf'])
   })
 
   test('no daemon, no configuration', async () => {

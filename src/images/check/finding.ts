@@ -8,15 +8,16 @@ export interface ImageFinding {
   readonly whyItMatters: string
   /** A command inside the image's system, or an edit. */
   readonly doNext: string
-  /** The same as files to write, where that alone does it. What it changes is not built into an initramfs before. */
-  readonly repair?: Repair
+  /** The same as changes to files, where those alone do it: `slipway image check --fix`. */
+  readonly repairs?: readonly Repair[]
 }
 
-/** Whole files with their new content, on one partition. */
-export interface Repair {
-  readonly partition: number
-  readonly files: readonly { readonly path: string; readonly content: string }[]
-}
+/** Several findings may change one file: each edits what the one before it left. */
+export type Repair =
+  /** A text, '' if it is not there yet. */
+  | { readonly kind: 'edit'; readonly partition: number; readonly path: string; edit(text: string): string }
+  /** A file of a FAT volume under another name of that volume. */
+  | { readonly kind: 'copy'; readonly partition: number; readonly from: string; readonly to: string }
 
 export function ok(check: string, what: string): ImageFinding {
   return { level: 'ok', check, what, whyItMatters: '', doNext: '' }

@@ -3,20 +3,25 @@ import type { KernelFile } from '../../disk/inspect.ts'
 import { readWhole } from '../../disk/source.ts'
 import type { Unpacker } from '../../ports/unpack.ts'
 import { initramfsBytesMax } from '../limits.ts'
-import { error, type ImageFinding, ok, warning } from './finding.ts'
+import { error, type ImageFinding, ok, type Repair, warning } from './finding.ts'
 import { type InitramfsListing, listInitramfs } from './initramfs.ts'
+import { addToGrubDefaults, editMenus, type MenuLine } from './menus.ts'
 import { exists, type Root, readText, settingLines } from './root.ts'
-import { kernelCommandLines } from './root-device.ts'
 
 /** Debian's hook puts the image's /etc/iscsi/iscsi.initramfs here. */
 const initramfsSettings = 'etc/iscsi.initramfs'
 
 /** `boot` is the file system that has the kernel: the root, or a /boot of its own. */
 export async function checkInitramfs(
-  parts: { readonly root: Root; readonly boot: Root; readonly kernel: KernelFile },
+  parts: {
+    readonly root: Root
+    readonly boot: Root
+    readonly kernel: KernelFile
+    readonly menus: readonly MenuLine[]
+  },
   unpacker: Unpacker,
 ): Promise<ImageFinding[]> {
-  const { root, boot, kernel } = parts
+  const { root, boot, kernel, menus } = parts
   const check = 'initramfs'
   if (kernel.initrd === undefined) {
     const what = `${kernel.path} has no initramfs`
@@ -34,12 +39,35 @@ export async function checkInitramfs(
     ]
   }
   const builtIn = await readBuiltIn(root, kernel.version)
-  return judgeInitramfs({
+  const findings = judgeInitramfs({
     listing,
     builtIn,
     name: kernel.initrd,
-    commandLines: (await kernelCommandLines(boot)).map(([, line]) => line),
+    commandLines: menus.map(({ commandLine }) => commandLine),
   })
+  const isDracut = hasProgram(listing, 'iscsiroot')
+  const asking = menus.length === 0 ? undefined : await askByCommandLine(root, menus, isDracut)
+  return findings.map((found) => {
+    return found.check === 'initramfs.unasked' && asking !== undefined ? { ...found, repairs: asking } : found
+  })
+}
+
+/** The command line asks at once, and the file (Debian's) also where somebody writes the menu anew. */
+async function askByCommandLine(root: Root, menus: readonly MenuLine[], isDracut: boolean): Promise<Repair[]> {
+  const word = isDracut ? 'rd.iscsi.firmware=1' : 'iscsi_auto'
+  const repairs = await editMenus(
+    root,
+    menus,
+    (line) => (line.split(/\s+/).includes(word) ? line : `${line} ${word}`),
+    (text) => addToGrubDefaults(text, word),
+  )
+  if (isDracut) return repairs
+  const edit = (text: string): string => `${text.replace(/^\s*ISCSI_AUTO=.*\n?/gm, '')}ISCSI_AUTO=true\n`
+  return [...repairs, { kind: 'edit', partition: root.partition, path: '/etc/iscsi/iscsi.initramfs', edit }]
+}
+
+function hasProgram({ names }: InitramfsListing, program: string): boolean {
+  return [...names].some((each) => each.endsWith(`bin/${program}`))
 }
 
 /** modules.builtin: 'kernel/drivers/scsi/sd_mod.ko', one a line. */
@@ -64,11 +92,10 @@ export function judgeInitramfs(facts: {
   const { listing, builtIn, name, commandLines } = facts
   const modules = new Set([...listing.names].filter((each) => /\.ko(\.\w+)?$/.test(each)).map(moduleName))
   const hasModule = (module: string): boolean => modules.has(module) || builtIn.has(module)
-  const hasProgram = (program: string): boolean => [...listing.names].some((each) => each.endsWith(`bin/${program}`))
   const findings: ImageFinding[] = []
 
-  const isDracut = hasProgram('iscsiroot')
-  if (hasProgram('iscsistart')) findings.push(ok('initramfs.iscsi', `${name} can log in to a target`))
+  const isDracut = hasProgram(listing, 'iscsiroot')
+  if (hasProgram(listing, 'iscsistart')) findings.push(ok('initramfs.iscsi', `${name} can log in to a target`))
   else {
     const next =
       'apt install open-iscsi; touch /etc/iscsi/iscsi.initramfs; update-initramfs -u (Fedora: dracut -f --add iscsi)'
@@ -106,7 +133,7 @@ export function judgeInitramfs(facts: {
     const next = isDracut
       ? 'Add rd.iscsi.firmware=1 to the kernel command line.'
       : 'echo ISCSI_AUTO=true > /etc/iscsi/iscsi.initramfs; update-initramfs -u'
-    findings.push(warning('initramfs.ibft', `${name} does not use the iBFT by itself`, why, next))
+    findings.push(error('initramfs.unasked', `${name} does not use the iBFT by itself`, why, next))
   } else findings.push(ok('initramfs.ibft', `${name} uses the iBFT`))
   return findings
 }
@@ -142,7 +169,7 @@ export async function checkOpenIscsi(root: Root): Promise<ImageFinding[]> {
   return [
     {
       ...warning('iscsid.conf', `${path}: time-outs are too short for a root disk`, whyShort, `Set ${list}.`),
-      repair: { partition: root.partition, files: [{ path, content: withSettings(text, wrong) }] },
+      repairs: [{ kind: 'edit', partition: root.partition, path, edit: (before) => withSettings(before, wrong) }],
     },
   ]
 }

@@ -11,6 +11,7 @@ export async function checkNetwork(root: Root): Promise<ImageFinding[]> {
   const findings = [
     ...(await checkNetworkManager(root)),
     ...(await checkNetworkd(root)),
+    ...(await checkNetplan(root)),
     ...(await checkIfupdown(root)),
     ...(await checkCloudInit(root)),
   ]
@@ -37,7 +38,7 @@ async function checkNetworkManager(root: Root): Promise<ImageFinding[]> {
         why,
         `Write ${path}: [keyfile] unmanaged-devices=type:ethernet`,
       ),
-      repair: { partition: root.partition, files: [{ path, content }] },
+      repairs: [{ kind: 'edit', partition: root.partition, path, edit: () => content }],
     },
   ]
 }
@@ -55,7 +56,7 @@ async function checkNetworkd(root: Root): Promise<ImageFinding[]> {
       findings.push(ok('network.networkd', `${path} keeps what is set up`))
       continue
     }
-    const content = addUnder(text, '[Network]', 'KeepConfiguration=yes')
+    const edit = (before: string): string => addUnder(before, '[Network]', 'KeepConfiguration=yes')
     findings.push({
       ...warning(
         'network.networkd',
@@ -63,10 +64,55 @@ async function checkNetworkd(root: Root): Promise<ImageFinding[]> {
         why,
         `Add KeepConfiguration=yes under [Network] in ${path}.`,
       ),
-      repair: { partition: root.partition, files: [{ path, content }] },
+      repairs: [{ kind: 'edit', partition: root.partition, path, edit }],
     })
   }
   return findings
+}
+
+/** netplan(5): it writes configuration for networkd or NetworkManager at each start, from YAML of which later files win. */
+async function checkNetplan(root: Root): Promise<ImageFinding[]> {
+  const found = new Map<string, boolean>()
+  for (const folder of ['/usr/lib/netplan', '/lib/netplan', '/etc/netplan']) {
+    for (const [, text] of await readFolder(root, folder, '.yaml')) {
+      for (const [name, isCritical] of netplanCards(text)) found.set(name, isCritical || found.get(name) === true)
+    }
+  }
+  const names = [...found].filter(([, isCritical]) => !isCritical).map(([name]) => name)
+  if (found.size === 0) return []
+  if (names.length === 0) return [ok('network.netplan', 'netplan keeps what is set up')]
+  const path = '/etc/netplan/99-iscsi-root.yaml'
+  const cards = names.map((name) => `    ${name}:\n      critical: true\n`).join('')
+  const content = `# The root disk is reached over it: it stays as the initramfs set it up.\nnetwork:\n  version: 2\n  ethernets:\n${cards}`
+  const next = `Write ${path}: network: ethernets: ${names[0]}: critical: true`
+  return [
+    {
+      ...warning('network.netplan', `netplan sets up ${names.join(', ')}`, why, next),
+      repairs: [{ kind: 'edit', partition: root.partition, path, edit: () => content }],
+    },
+  ]
+}
+
+/** What stands under `ethernets:`, in the form that people and installers write: a line each, told apart by indentation. */
+function netplanCards(text: string): Map<string, boolean> {
+  const cards = new Map<string, boolean>()
+  let section: number | undefined
+  let card: { readonly name: string; readonly indent: number } | undefined
+  for (const line of text.split('\n')) {
+    if (line.trim() === '' || line.trim().startsWith('#')) continue
+    const indent = line.length - line.trimStart().length
+    if (section !== undefined && indent <= section) {
+      section = undefined
+      card = undefined
+    }
+    if (/^\s*ethernets:\s*$/.test(line)) section = indent
+    else if (section !== undefined && (card === undefined || indent <= card.indent)) {
+      const name = /^\s*(["']?[\w.:-]+["']?):\s*(?:\{.*\})?$/.exec(line)?.[1]
+      card = name === undefined ? undefined : { name, indent }
+      if (name !== undefined) cards.set(name, /critical:\s*(true|yes)/.test(line))
+    } else if (card !== undefined && /^\s*critical:\s*(true|yes)\s*$/.test(line)) cards.set(card.name, true)
+  }
+  return cards
 }
 
 /** `line` directly under `section`; the section is made where it is missing. */
@@ -96,13 +142,11 @@ async function checkIfupdown(root: Root): Promise<ImageFinding[]> {
     for (const line of settingLines(text)) {
       const [, name = '', method = ''] = /^iface\s+(\S+)\s+inet\s+(\S+)/.exec(line) ?? []
       if (name === '' || name === 'lo' || method === 'manual' || !started.has(name)) continue
-      const content = text.replace(
-        new RegExp(`^(\\s*iface\\s+${escaped(name)}\\s+inet\\s+)${escaped(method)}`, 'm'),
-        '$1manual',
-      )
+      const stanza = new RegExp(`^(\\s*iface\\s+${escaped(name)}\\s+inet\\s+)${escaped(method)}`, 'm')
+      const edit = (before: string): string => before.replace(stanza, '$1manual')
       findings.push({
         ...error('network.ifupdown', `${path} sets up ${name} (${method})`, why, `Make it: iface ${name} inet manual`),
-        repair: { partition: root.partition, files: [{ path, content }] },
+        repairs: [{ kind: 'edit', partition: root.partition, path, edit }],
       })
     }
   }
@@ -133,7 +177,7 @@ async function checkCloudInit(root: Root): Promise<ImageFinding[]> {
         why,
         `Write ${path}: network: {config: disabled}`,
       ),
-      repair: { partition: root.partition, files: [{ path, content }] },
+      repairs: [{ kind: 'edit', partition: root.partition, path, edit: () => content }],
     },
   ]
 }

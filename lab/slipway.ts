@@ -20,6 +20,8 @@ export type SlipwayOptions = {
   readonly before?: readonly (readonly string[])[]
   /** More of slipway.toml: tables other than [iscsi]. */
   readonly config?: string
+  /** Where everything goes that it has to say beside its events. */
+  readonly logPath?: string
   /** What it knows already; the caller's, and stays. A new one by default. */
   readonly stateFolder?: string
 }
@@ -61,7 +63,9 @@ export class SlipwayServer {
       ...['--interface', lab.interfaceName, '--dhcp', options.dhcp === 'own' ? range : 'proxy'],
       ...['--admit', options.admit, '--state', state, '--config', config, '--json-events'],
     ]
-    const server = new SlipwayServer(folder, state, () => options.network.start(line, { name: 'slipway' }))
+    const { logPath } = options
+    const logged = logPath === undefined ? line : ['sh', '-c', 'exec "$@" 2>>"$0"', logPath, ...line, '--verbose']
+    const server = new SlipwayServer(folder, state, () => options.network.start(logged, { name: 'slipway' }))
     try {
       await server.#becomesReady(0)
       return server

@@ -193,14 +193,17 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
     const clean = signIn.kind === 'none' ? [] : forgetTyped
     switch (choice.script) {
       case 'held': {
+        const isRival = machine.decision === 'admitted'
         if (!this.#waiting.has(mac)) {
           this.#waiting.add(mac)
-          events.emit({ mac, address }, { kind: 'held', reason: `slipway admit ${mac} lets it in` })
+          const admits = isRival ? 'admits the board that came now, instead' : 'lets it in'
+          events.emit({ mac, address }, { kind: 'held', reason: `slipway admit ${mac} ${admits}` })
           events.emit({ mac, address }, { ...served, bootId: undefined, image: undefined })
         }
         const { uuid, serial, pollCount } = query
         const pollUrl = scriptUrl(web, mac, { poll: pollCount + 1 })
-        return scriptAnswer([...clean, ...heldScript({ mac, uuid, serial, pollCount, pollUrl })])
+        const admittedUuid = isRival ? machine.uuid : undefined
+        return scriptAnswer([...clean, ...heldScript({ mac, uuid, serial, admittedUuid, pollCount, pollUrl })])
       }
       case 'prove': {
         events.emit({ mac, address }, { ...served, bootId: undefined, image: undefined })
@@ -240,7 +243,8 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
     const { image } = fleet.assignmentOf(machine)
     const { bootId } = credentials
     events.emit({ mac, address }, { kind: 'credentialsMinted', bootId })
-    events.emit({ mac, address }, { kind: 'scriptServed', script: 'boot', bootId, image, encrypted: web.secure, proof })
+    const script = { kind: 'scriptServed', script: 'boot', bootId, image, encrypted: web.secure, proof } as const
+    events.emit({ mac, address }, { ...script, storageVlan: storage?.vlan })
     this.#parts.willBoot(mac)
     return scriptAnswer(
       bootScript({

@@ -124,7 +124,10 @@ async function forUboot(loader: Loader, bytes: Uint8Array, log: Log): Promise<Aw
   if (loader.platform !== 'efi' || loader.runsUnderUboot) return undefined
   try {
     const copy = await withoutSleep(bytes)
-    return { loader: { ...loader, file: `uboot-${loader.file}`, runsUnderUboot: true, isCopy: true }, bytes: copy.bytes }
+    return {
+      loader: { ...loader, file: `uboot-${loader.file}`, runsUnderUboot: true, isCopy: true },
+      bytes: copy.bytes,
+    }
   } catch (error) {
     if (!(error instanceof OperationError)) throw error
     log.info('U-Boot machines do not get this one', { loader: loader.file, reason: error.message })

@@ -85,7 +85,7 @@ export function sentence(event: Happening): string {
     case 'refused':
       return `is refused: ${event.reason}`
     case 'identityAlarm':
-      return `came with UUID ${event.seenUuid}, but was known with ${event.knownUuid}: another board, or an impostor`
+      return `ALARM: came with UUID ${event.seenUuid}, but was known with ${event.knownUuid}: another board, or an impostor`
     case 'certificateRefused':
       return `is refused: its certificate ${certificateFault(event)}`
     case 'signedIn':

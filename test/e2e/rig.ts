@@ -19,7 +19,7 @@ export type Rig = {
   powerOn(options: Omit<MachineOptions, 'network'>): Promise<Machine>
 }
 
-export type RigOptions = Pick<SlipwayOptions, 'dhcp' | 'admit' | 'chap' | 'config' | 'before'> & {
+export type RigOptions = Pick<SlipwayOptions, 'dhcp' | 'admit' | 'chap' | 'config' | 'before' | 'logPath'> & {
   readonly variant?: GoldenVariant
   /** Of the network, before Slipway starts. */
   readonly prepare?: (network: LabNetwork) => Promise<unknown>

@@ -65,12 +65,13 @@ export function slipwayStage(withTrace: boolean): Stage {
         command: process.execPath,
         args: [
           '--max-semi-space-size=2',
+          '--expose-gc',
           join(import.meta.dirname, 'storm-serve.ts'),
           ...args,
           ...(withTrace ? [recordingFile] : []),
         ],
         // As bin/slipway does.
-        environment: { UV_THREADPOOL_SIZE: '16', MALLOC_ARENA_MAX: '2' },
+        environment: { UV_THREADPOOL_SIZE: '16', MALLOC_ARENA_MAX: '2', MALLOC_MMAP_THRESHOLD_: '131072' },
         ready: /ready/,
       })
       try {

@@ -46,8 +46,8 @@ export const outstandingReadyToTransferMax = 8
 export const sessionDataOutBytesMax: number = 16 * mebibyte
 /** The same over all sessions. */
 export const totalDataOutBytesMax: number = 256 * mebibyte
-/** Buffers kept for the next write command instead of asking the system for zeroed memory each time. */
-export const idleDataOutBytesMax: number = 16 * mebibyte
+/** Buffers kept for the next write command instead of asking the system for zeroed memory each time: 16 of 256 KiB. */
+export const idleDataOutBytesMax: number = 4 * mebibyte
 
 /** From this much on, the rest of a data segment is received straight into its buffer; less comes with what follows it. */
 export const directReceiveBytesMin: number = 16 * kibibyte

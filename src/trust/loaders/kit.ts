@@ -128,7 +128,8 @@ config/general.h   HTTPS, VLAN, NTP and the commands that Slipway's scripts use
 config/nap.h       for U-Boot: never rest the processor (doc/README.iscsi there)
 
 MACHINE=DIR ./build PATH-TO-IPXE-SOURCES makes them for one machine alone, with the certificate that
-\`slipway certificate issue MACHINE --out DIR\` has put there: such a machine can prove which one it is.
+\`slipway certificate issue MACHINE --out DIR\` has put there: such a machine can prove which one it is. From a disk, a stick or flash it is snp.efi
+that finds the network card; snponly.efi knows only the card that it was loaded by.
 
 The key of the CA is not here and is not needed. Whoever has these binaries can start a boot, and gets no secret by it.
 `

@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
@@ -64,6 +64,37 @@ test('the build script is one that sh reads, and says how it is used', () => {
     writeFileSync(path, contentOf('build'), { mode: 0o755 })
     execFileSync('sh', ['-n', path])
     expect(() => execFileSync(path, [], { stdio: 'pipe' })).toThrow(/usage:/)
+  } finally {
+    rmSync(folder, { recursive: true, force: true })
+  }
+})
+
+test("with a machine's certificate it builds for that machine alone, and says that nobody else may have it", () => {
+  const folder = mkdtempSync(join(tmpdir(), 'slipway-kit-'))
+  try {
+    for (const made of ['kit/config', 'machine', 'ipxe/src/bin-x86_64-efi', 'tools']) {
+      mkdirSync(join(folder, made), { recursive: true })
+    }
+    for (const { path, content } of kit) writeFileSync(join(folder, 'kit', path), content, { mode: 0o755 })
+    for (const file of ['ipxe/src/Makefile', 'machine/machine.key', 'machine/machine.crt']) {
+      writeFileSync(join(folder, file), '')
+    }
+    // Stands for make: says what it was told, and makes it.
+    const make = '#!/bin/sh\nprintf "%s\\n" "$@" > "$2/told"\n: > "$2/$4"\n'
+    writeFileSync(join(folder, 'tools/make'), make, { mode: 0o755 })
+    const env = {
+      ...process.env,
+      PATH: `${join(folder, 'tools')}:${process.env['PATH']}`,
+      MACHINE: join(folder, 'machine'),
+    }
+    const words = [join(folder, 'ipxe'), 'bin-x86_64-efi/snp.efi']
+    const said = execFileSync(join(folder, 'kit/build'), words, { env, encoding: 'utf8' })
+    const told = readFileSync(join(folder, 'ipxe/src/told'), 'utf8')
+    expect(told).toContain(`CERT=${folder}/machine/machine.crt,${folder}/kit/ca.crt\n`)
+    expect(told).toContain(`PRIVKEY=${folder}/machine/machine.key\n`)
+    expect(told).toContain(`TRUST=${folder}/kit/ca.crt\n`)
+    expect(readdirSync(join(folder, 'machine'))).toContain('bin-x86_64-efi-snp.efi')
+    expect(said).toMatch(/hold the key of one machine[^\n]*\n[^\n]*can be read by whoever asks/)
   } finally {
     rmSync(folder, { recursive: true, force: true })
   }

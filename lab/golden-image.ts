@@ -16,7 +16,7 @@ import { promisify } from 'node:util'
 import { mebibyte } from '../src/base/units.ts'
 import { cloudKernelPackage, type UnpackedPackage, unpackedPackage } from './debian.ts'
 import { type Partition, partitionTypes, sectorBytes, writeGpt, writeGrubForBios } from './disk-layout.ts'
-import { grubBootSector, grubSetsQuirks, grubVersion, makeGrub } from './grub.ts'
+import { type GrubRecipe, grubBootSector, grubSetsQuirks, grubVersion, makeGrub } from './grub.ts'
 import { type ArchiveEntry, packInitramfs } from './initramfs.ts'
 
 const run = promisify(execFile)
@@ -38,6 +38,8 @@ export type GoldenVariant =
   | 'tiny'
   /** Also open-iscsi: logs in to the disk it came from and writes to it. */
   | 'full'
+  /** As tiny, for the other processor: UEFI only. */
+  | 'tiny-arm64'
 
 export type GoldenImage = {
   readonly path: string
@@ -74,11 +76,11 @@ const diskBytes = (scratch.firstSector + scratch.sectorCount) * sectorBytes + me
 const imageTime = new Date('2026-01-01T00:00:00Z')
 
 /** GRUB talks on the firmware's console: in the lab that is the serial line, with either firmware. */
-const grubConfig = `load_env
+const grubConfig = (console: string): string => `load_env
 set boots="\${boots}I"
 save_env boots
 echo "${machineSays.grub} \${boots}"
-${grubSetsQuirks}linux /linux console=ttyS0 quiet panic=5 slipway.boots=\${boots} \${quirks}
+${grubSetsQuirks}linux /linux console=${console} quiet panic=5 slipway.boots=\${boots} \${quirks}
 initrd /initramfs
 boot
 `
@@ -121,6 +123,11 @@ function sha256(bytes: Uint8Array): string {
 }
 
 type Parts = {
+  readonly grub: GrubRecipe
+  /** Where firmware of this processor looks for what to start. */
+  readonly loaderName: 'BOOTX64.EFI' | 'BOOTAA64.EFI'
+  readonly console: 'ttyS0' | 'ttyAMA0'
+  readonly busybox: string
   readonly kernelFile: string
   readonly modulesFolder: string
   /** open-iscsi and its libraries; none in `tiny`. */
@@ -129,6 +136,7 @@ type Parts = {
 }
 
 async function gatherParts(variant: GoldenVariant, cacheFolder: string): Promise<Parts> {
+  if (variant === 'tiny-arm64') return await gatherArm64Parts(cacheFolder)
   const kernel = await cloudKernelPackage(cacheFolder)
   const initiator: UnpackedPackage[] = []
   if (variant === 'full') {
@@ -136,13 +144,42 @@ async function gatherParts(variant: GoldenVariant, cacheFolder: string): Promise
       initiator.push(await unpackedPackage(cacheFolder, name))
     }
   }
-  const kernelName = (await readdir(join(kernel.folder, 'boot'))).find((file) => file.startsWith('vmlinuz-'))
-  if (kernelName === undefined) throw new Error(`${kernel.release} holds no kernel`)
   return {
-    kernelFile: join(kernel.folder, 'boot', kernelName),
-    modulesFolder: join(kernel.folder, 'lib', 'modules', kernelName.slice('vmlinuz-'.length), 'kernel'),
+    ...(await kernelParts(kernel)),
+    grub: { platform: 'x86_64-efi', prefix: '/grub' },
+    loaderName: 'BOOTX64.EFI',
+    console: 'ttyS0',
+    busybox: '/bin/busybox',
     initiator,
     releases: [kernel, ...initiator].map(({ release }) => release),
+  }
+}
+
+async function gatherArm64Parts(cacheFolder: string): Promise<Parts> {
+  const kernel = await cloudKernelPackage(cacheFolder, 'arm64')
+  const grub = await unpackedPackage(cacheFolder, 'grub-efi-arm64-bin', 'arm64')
+  const busybox = await unpackedPackage(cacheFolder, 'busybox-static', 'arm64')
+  return {
+    ...(await kernelParts(kernel)),
+    grub: {
+      platform: 'arm64-efi',
+      prefix: '/grub',
+      platformFolder: join(grub.folder, 'usr', 'lib', 'grub', 'arm64-efi'),
+    },
+    loaderName: 'BOOTAA64.EFI',
+    console: 'ttyAMA0',
+    busybox: join(busybox.folder, 'bin', 'busybox'),
+    initiator: [],
+    releases: [kernel, grub, busybox].map(({ release }) => release),
+  }
+}
+
+async function kernelParts({ folder, release }: UnpackedPackage): Promise<Pick<Parts, 'kernelFile' | 'modulesFolder'>> {
+  const kernelName = (await readdir(join(folder, 'boot'))).find((file) => file.startsWith('vmlinuz-'))
+  if (kernelName === undefined) throw new Error(`${release} holds no kernel`)
+  return {
+    kernelFile: join(folder, 'boot', kernelName),
+    modulesFolder: join(folder, 'lib', 'modules', kernelName.slice('vmlinuz-'.length), 'kernel'),
   }
 }
 
@@ -154,15 +191,17 @@ async function recipeHash(parts: Parts): Promise<string> {
   }
   hash.update(parts.releases.join('\n'))
   hash.update(await grubVersion())
-  hash.update(await readFile('/bin/busybox'))
+  hash.update(await readFile(parts.busybox))
   return hash.digest('hex')
 }
 
 async function buildDisk(parts: Parts, variant: GoldenVariant, workFolder: string): Promise<Uint8Array> {
   const disk = new Uint8Array(diskBytes)
-  const coreImage = join(workFolder, 'core.img')
-  await makeGrub({ platform: 'i386-pc', prefix: '(,gpt2)/grub' }, coreImage)
-  writeGrubForBios(disk, { boot: await grubBootSector(), core: await readFile(coreImage) }, biosBoot)
+  if (parts.grub.platform === 'x86_64-efi') {
+    const coreImage = join(workFolder, 'core.img')
+    await makeGrub({ platform: 'i386-pc', prefix: '(,gpt2)/grub' }, coreImage)
+    writeGrubForBios(disk, { boot: await grubBootSector(), core: await readFile(coreImage) }, biosBoot)
+  }
   writeGpt(disk, diskId, [biosBoot, efiSystem, scratch])
   disk.set(await buildEfiSystemPartition(parts, variant, workFolder), efiSystem.firstSector * sectorBytes)
   return disk
@@ -175,15 +214,15 @@ async function buildEfiSystemPartition(parts: Parts, variant: GoldenVariant, wor
 
   const files = join(workFolder, 'files')
   await mkdir(files)
-  await makeGrub({ platform: 'x86_64-efi', prefix: '/grub' }, join(files, 'BOOTX64.EFI'))
-  await writeFile(join(files, 'grub.cfg'), grubConfig)
+  await makeGrub(parts.grub, join(files, parts.loaderName))
+  await writeFile(join(files, 'grub.cfg'), grubConfig(parts.console))
   // An environment block is exactly 1024 bytes, padded with '#': GRUB rewrites it in place and never makes it longer.
   await writeFile(join(files, 'grubenv'), '# GRUB Environment Block\n'.padEnd(1024, '#'))
   await copyFile(parts.kernelFile, join(files, 'linux'))
   await writeFile(join(files, 'initramfs'), await buildInitramfs(parts, variant))
 
   const places = {
-    'BOOTX64.EFI': '::/EFI/BOOT/BOOTX64.EFI',
+    [parts.loaderName]: `::/EFI/BOOT/${parts.loaderName}`,
     'grub.cfg': '::/grub/grub.cfg',
     grubenv: '::/grub/grubenv',
     linux: '::/linux',
@@ -208,7 +247,7 @@ async function buildInitramfs(parts: Parts, variant: GoldenVariant): Promise<Uin
     { kind: 'folder', path: 'sys' },
     { kind: 'folder', path: 'dev' },
     { kind: 'folder', path: 'run' },
-    { kind: 'file', path: 'bin/busybox', content: await readFile('/bin/busybox'), executable: true },
+    { kind: 'file', path: 'bin/busybox', content: await readFile(parts.busybox), executable: true },
     { kind: 'link', path: 'bin/sh', target: 'busybox' },
   ]
   const modules = await modulesInOrder(parts.modulesFolder, [

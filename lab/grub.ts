@@ -20,22 +20,24 @@ smbios --type 0 --get-string 4 --set vendor
 if [ "\${vendor}" = "U-Boot" ]; then set quirks="disable_mtrr_trim efi=noruntime"; fi
 `
 
-export type GrubPlatform = 'i386-pc' | 'x86_64-efi'
+export type GrubPlatform = 'i386-pc' | 'x86_64-efi' | 'arm64-efi'
 
 export type GrubRecipe = {
   readonly platform: GrubPlatform
   /** Where its configuration is: '/grub', '(,gpt2)/grub'. */
   readonly prefix: string
   readonly modules?: readonly string[]
+  /** Where modules for this platform are, if not where this system's packages put them. */
+  readonly platformFolder?: string
   /** A file with commands that it runs before it looks there. */
   readonly earlyConfigPath?: string
 }
 
 export async function makeGrub(recipe: GrubRecipe, output: string): Promise<void> {
-  const { platform, prefix, modules = [], earlyConfigPath } = recipe
+  const { platform, prefix, modules = [], earlyConfigPath, platformFolder = join(grubFolder, platform) } = recipe
   const disk = platform === 'i386-pc' ? ['biosdisk'] : []
   const early = earlyConfigPath === undefined ? [] : ['-c', earlyConfigPath]
-  const options = ['-O', platform, '-d', join(grubFolder, platform), '-p', prefix, '-o', output, ...early]
+  const options = ['-O', platform, '-d', platformFolder, '-p', prefix, '-o', output, ...early]
   await run('grub-mkimage', [...options, ...commonModules, ...modules, ...disk])
 }
 

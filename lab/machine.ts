@@ -25,6 +25,8 @@ export type Firmware =
   | 'uefi-http'
   /** U-Boot for x86_64; stops at its prompt, where `type` gives it commands. */
   | 'uboot-x86'
+  /** The same for arm64, on a board that is an arm64 one through and through. */
+  | 'uboot-arm64'
 
 export type MachineOptions = {
   readonly network: LabNetwork
@@ -34,6 +36,8 @@ export type MachineOptions = {
   readonly uuid?: string
   readonly serialNumber?: string
   readonly memoryMebibytes?: number
+  /** What the machine's clock says at power-on, in UTC: '2099-01-01T00:00:00'. Default: the right time. */
+  readonly clock?: string
   /** UEFI: a file with the authorities that its HTTPS believes, as `slipway ca export --format efi` writes it. */
   readonly enrolledAuthorities?: string
   /** A disk of its own, which it starts from before it asks the network: a file, or what else QEMU can open. */
@@ -43,12 +47,14 @@ export type MachineOptions = {
 const ovmfCode = '/usr/share/OVMF/OVMF_CODE_4M.fd'
 const ovmfVariables = '/usr/share/OVMF/OVMF_VARS_4M.fd'
 const uboot = '/usr/lib/u-boot/qemu-x86_64/u-boot.rom'
+const ubootArm64 = '/usr/lib/u-boot/qemu_arm64/u-boot.bin'
 
 /** The Debian package of each file a firmware needs. */
 const packageOf: Readonly<Record<string, string>> = {
   [ovmfCode]: 'ovmf',
   [ovmfVariables]: 'ovmf',
   [uboot]: 'u-boot-qemu',
+  [ubootArm64]: 'u-boot-qemu',
   '/usr/lib/ipxe/qemu/pxe-virtio.rom': 'ipxe-qemu',
 }
 
@@ -89,8 +95,9 @@ export class Machine {
       const plainPxe = new PlainPxe()
       const filter =
         options.firmware === 'bios-pxe' ? await redirector.listen(folder, 'n0', (frame) => plainPxe.rewrite(frame)) : []
+      const emulator = options.firmware === 'uboot-arm64' ? 'qemu-system-aarch64' : 'qemu-system-x86_64'
       const command = [
-        'qemu-system-x86_64',
+        emulator,
         ...['-accel', 'tcg', '-m', String(options.memoryMebibytes ?? 512)],
         ...['-nodefaults', '-vga', 'none', '-display', 'none'],
         ...['-chardev', 'stdio,id=console,signal=off', '-serial', 'chardev:console'],
@@ -101,8 +108,9 @@ export class Machine {
         ...diskArguments(options),
         ...filter,
         ...smbios(options),
+        ...(options.clock === undefined ? [] : ['-rtc', `base=${options.clock}`]),
       ]
-      return new Machine(mac, options.network.start(command, { name: 'qemu-system-x86_64' }), cleanUp)
+      return new Machine(mac, options.network.start(command, { name: emulator }), cleanUp)
     } catch (error) {
       await cleanUp()
       throw error
@@ -174,6 +182,12 @@ async function firmwareArguments(firmware: Firmware, folder: string, mac: Mac): 
       // e1000e: U-Boot 2023.01's virtio-net stops receiving after a burst. Not in slot 1, where it would be without a
       // graphics card: U-Boot's device tree (of the i440FX, for every machine) says that a bridge is there.
       return ['-machine', 'q35', '-bios', uboot, '-device', `e1000e,netdev=n0,mac=${mac},romfile=,addr=0x4`]
+    case 'uboot-arm64':
+      await needFile(ubootArm64)
+      return [
+        ...['-machine', 'virt', '-cpu', 'cortex-a57', '-bios', ubootArm64],
+        ...['-device', `e1000e,netdev=n0,mac=${mac},romfile=`],
+      ]
   }
 }
 

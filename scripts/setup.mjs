@@ -48,6 +48,8 @@ const test = {
   pxelinux: '/usr/lib/PXELINUX/pxelinux.0',
   'syslinux-common': '/usr/lib/syslinux/memdisk',
 }
+/** Only the tests that somebody's own builds of iPXE make possible boot another processor. */
+if (process.env.SLIPWAY_TEST_IPXE !== undefined) test['qemu-system-arm'] = '/usr/bin/qemu-system-aarch64'
 const bench = {
   ...test,
   tgt: '/usr/sbin/tgtd',

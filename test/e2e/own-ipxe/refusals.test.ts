@@ -1,0 +1,27 @@
+/** Goal: an iPXE that checks certificates takes no script from who cannot show the right one. Method: real builds, real clocks. */
+import { expect, test } from 'vitest'
+import { bootWithinMs } from '../rig.ts'
+import { importAuthority, rigWithBuilds } from './builds.ts'
+
+test("another authority's certificate is refused by the machine, and the server says why", async () => {
+  // Nothing imported: this site has made an authority of its own.
+  const { powerOn, server } = await rigWithBuilds({ before: [] })
+  const machine = await powerOn({ firmware: 'bios-pxe' })
+  await machine.waitFor('Permission denied (http', bootWithinMs)
+  const failed = await server.waitFor('tlsFailed', bootWithinMs)
+  console.log('other', failed.reason)
+  expect(server.eventsOf('scriptServed')).toEqual([])
+})
+
+test('an expired certificate, and one that is not good yet, are refused by the machine, and the server says why', async () => {
+  const { powerOn, server } = await rigWithBuilds({ before: [importAuthority] })
+  for (const clock of ['2099-01-01T00:00:00', '1970-01-02T00:00:00']) {
+    const failedBefore = server.eventsOf('tlsFailed').length
+    const machine = await powerOn({ firmware: 'bios-pxe', clock })
+    await machine.waitFor(/\(http.*ipxe.org/, bootWithinMs)
+    await server.waitFor('tlsFailed', bootWithinMs, () => server.eventsOf('tlsFailed').length > failedBefore)
+    console.log(clock, machine.screen.tail(12), JSON.stringify(server.eventsOf('tlsFailed').slice(failedBefore)))
+    await machine.powerOff()
+  }
+  expect(server.eventsOf('scriptServed')).toEqual([])
+})

@@ -149,7 +149,9 @@ function whatOf(loader: Loader): string {
 
 function trustOf({ can, pinned, readsTlsCaVariable }: Loader): string {
   if (can.https === 'no') return '-'
-  const whom = [...pinned, ...(readsTlsCaVariable ? ['TlsCaCertificate'] : [])]
+  // Built with TRUST= it has the code that reads the variable and does not use it; its bytes do not tell.
+  const variable = pinned.includes('ipxe.org') ? 'TlsCaCertificate' : 'perhaps TlsCaCertificate'
+  const whom = [...pinned, ...(readsTlsCaVariable ? [variable] : [])]
   return whom.length === 0 ? 'unknown' : whom.join(', ')
 }
 

@@ -58,7 +58,10 @@ export interface Loader {
   readonly can: Abilities
   /** Names of the known roots whose SHA-256 fingerprint is in it: whom an iPXE trusts for HTTPS. */
   readonly pinned: readonly string[]
-  /** It reads the UEFI variable TlsCaCertificate, and trusts what is enrolled there (iPXE of 2025 and later). */
+  /**
+   * It can read the UEFI variable TlsCaCertificate and trust what is enrolled there (iPXE of 2025 and later). It does where
+   * the public root is pinned; one that was built with TRUST= does not.
+   */
   readonly readsTlsCaVariable: boolean
   /** The script that was built into an iPXE; undefined where there is none or it cannot be seen. */
   readonly embeddedScript: string | undefined

@@ -3,284 +3,30 @@
  * then damaged in many ways and cut anywhere, straight into connections; SLIPWAY_FUZZ_RUNS says how many (default 1,500).
  */
 import { expect, test } from 'vitest'
-import { VirtualClock } from '../../test/simulation/clock.ts'
-import { read10, targetName, write10 } from '../../test/simulation/iscsi.ts'
+import { read10, write10 } from '../../test/simulation/iscsi.ts'
 import { seededRandom } from '../base/random.ts'
-import { createMemoryDevice } from '../block/memory.ts'
-import { systemHash } from '../host/hash.ts'
-import type { TcpConnection } from '../ports/tcp.ts'
-import { createDeviceServer } from '../scsi/device-server.ts'
-import { ChapFailures } from './chap-failures.ts'
-import { Connection, type ConnectionHost } from './connection.ts'
-import { DataOutMemory } from './data-out-memory.ts'
+import { Connection } from './connection.ts'
 import { noTag } from './header.ts'
 import { encodeInitiatorPdu, type InitiatorPdu } from './initiator-pdu.ts'
 import { sendQueueBytesToPause } from './limits.ts'
-import type { IscsiEvent } from './policy.ts'
-import { SessionRegistry } from './registry.ts'
-import { SendMemory } from './send-memory.ts'
-import { encodeText, type KeyValue } from './text.ts'
+import {
+  bystanderName,
+  conversation,
+  createHost,
+  damage,
+  FakeWire,
+  feed,
+  joined,
+  logins,
+  lun,
+  operationalWays,
+  pick,
+  settle,
+  whole,
+} from './testing/hostile.ts'
+import { encodeText, formatHexadecimal } from './text.ts'
 
 const fuzzRuns = Number(process.env['SLIPWAY_FUZZ_RUNS'] ?? 1_500)
-type Dice = () => number
-const below = (dice: Dice, count: number): number => Math.floor(dice() * count)
-const pick = <Value>(dice: Dice, values: readonly Value[]): Value => values[below(dice, values.length)] as Value
-
-class FakeWire implements TcpConnection {
-  readonly remote = { address: '10.0.1.9', port: 40_000 }
-  readonly local = { address: '10.0.0.1', port: 3260 }
-  queuedBytes = 0
-  sentBytes = 0
-  isPaused = false
-  isClosed = false
-  /** Releases wait until `drain`: a client that does not read. */
-  isStuck = false
-  readonly #held: (() => void)[] = []
-
-  write(chunk: Uint8Array, release?: () => void): void {
-    this.sentBytes += chunk.byteLength
-    if (this.isStuck) {
-      this.queuedBytes += chunk.byteLength
-      if (release !== undefined) this.#held.push(release)
-    } else release?.()
-  }
-
-  drain(): void {
-    this.isStuck = false
-    this.queuedBytes = 0
-    for (const release of this.#held.splice(0)) release()
-  }
-
-  pause(): void {
-    this.isPaused = true
-  }
-
-  resume(): void {
-    this.isPaused = false
-  }
-
-  end(): void {
-    this.isClosed = true
-  }
-
-  destroy(): void {
-    this.isClosed = true
-  }
-}
-
-function createHost() {
-  const clock = new VirtualClock()
-  const events: IscsiEvent[] = []
-  const disk = () =>
-    createDeviceServer({
-      targetName,
-      disks: [{ device: createMemoryDevice(1024 * 1024), serialNumber: 'TEST1' }],
-      report: (error) => {
-        throw error
-      },
-    })
-  // A target cold reset ends every session of a disk, and may: the bystander has a disk of its own.
-  const [attacked, apart] = [disk(), disk()]
-  const host: ConnectionHost = {
-    clock,
-    random: { bytes: (count) => new Uint8Array(count).fill(7) },
-    hash: systemHash,
-    directory: {
-      resolve: ({ initiatorName }) => ({
-        kind: 'accept',
-        authentication: { kind: 'none' },
-        deviceServer: initiatorName === bystanderName ? apart : attacked,
-      }),
-      discover: () => ({ kind: 'accept', authentication: { kind: 'none' } }),
-      list: () => [{ targetName, portals: [] }],
-    },
-    events: (event) => events.push(event),
-    registry: new SessionRegistry(),
-    memory: new SendMemory(),
-    dataOut: new DataOutMemory(),
-    chapFailures: new ChapFailures(),
-    openChallenges: new Set(),
-    loggedIn: () => {},
-    closed: () => {},
-  }
-  return { host, events, clock }
-}
-
-const lun = new Uint8Array(8)
-const login = (isid: string, from: 0 | 1, to: 1 | 3, pairs: readonly KeyValue[]): Uint8Array =>
-  encodeInitiatorPdu(
-    {
-      kind: 'login',
-      transit: true,
-      more: false,
-      currentStage: from,
-      nextStage: to,
-      versionMax: 0,
-      versionMin: 0,
-      isid,
-      tsih: 0,
-      initiatorTaskTag: 1,
-      connectionId: 0,
-      commandNumber: 1,
-      expectedStatusNumber: 0,
-    },
-    encodeText(pairs),
-  )
-
-const bystanderName = 'iqn.2026-01.lab.client:bystander'
-
-function logins(isid: string, operational: readonly KeyValue[], name = 'iqn.2026-01.lab.client:golden'): Uint8Array[] {
-  const names: KeyValue[] = [
-    ['InitiatorName', name],
-    ['TargetName', targetName],
-    ['AuthMethod', 'None'],
-  ]
-  return [login(isid, 0, 1, names), login(isid, 1, 3, operational)]
-}
-
-const operationalWays: readonly (readonly KeyValue[])[] = [
-  [
-    ['InitialR2T', 'No'],
-    ['ImmediateData', 'Yes'],
-    ['MaxBurstLength', '8192'],
-    ['FirstBurstLength', '4096'],
-    ['MaxOutstandingR2T', '4'],
-  ],
-  [
-    ['InitialR2T', 'Yes'],
-    ['ImmediateData', 'No'],
-    ['MaxRecvDataSegmentLength', '512'],
-  ],
-  [],
-]
-
-/** Full-feature PDUs that mean something: numbers go on as they should, data follows where it was announced. */
-function conversation(dice: Dice): Uint8Array[] {
-  const pdus: Uint8Array[] = []
-  let commandNumber = 1
-  for (let tag = 2; tag < 10; tag++) {
-    const common = { initiatorTaskTag: tag, commandNumber, expectedStatusNumber: 1, lun, immediate: false } as const
-    const add = (pdu: InitiatorPdu, data?: Uint8Array): void => {
-      pdus.push(encodeInitiatorPdu(pdu, data))
-    }
-    const command = { kind: 'scsiCommand', attribute: 'simple', ...common } as const
-    commandNumber++
-    switch (below(dice, 8)) {
-      case 0:
-      case 1: {
-        const blocks = 1 + below(dice, 40)
-        const cdb = read10(below(dice, 2_048), blocks)
-        add({ ...command, final: true, read: true, write: false, expectedTransferBytes: blocks * 512, cdb: whole(cdb) })
-        break
-      }
-      case 2:
-      case 3: {
-        const blocks = 1 + below(dice, 40)
-        const cdb = whole(write10(below(dice, 2_000), blocks))
-        const immediate = new Uint8Array(below(dice, 2) * 512)
-        const write = { ...command, read: false, write: true, expectedTransferBytes: blocks * 512, cdb }
-        add({ ...write, final: dice() < 0.5 }, immediate)
-        const position = { lun, initiatorTaskTag: tag, expectedStatusNumber: 1 } as const
-        // Perhaps asked for by an R2T whose tag is a small number, perhaps unsolicited, perhaps neither.
-        for (let at = immediate.byteLength, number = 0; at < blocks * 512 && number < 6; number++) {
-          const bytes = Math.min(blocks * 512 - at, 512 * (1 + below(dice, 8)))
-          const targetTransferTag = dice() < 0.5 ? noTag : 1 + below(dice, 3)
-          const final = at + bytes === blocks * 512 || dice() < 0.2
-          const dataOut = { kind: 'dataOut', ...position, final, targetTransferTag } as const
-          add({ ...dataOut, dataNumber: number, bufferOffset: at }, new Uint8Array(bytes))
-          at += bytes
-        }
-        break
-      }
-      case 4:
-        add({ kind: 'nopOut', ...common, targetTransferTag: noTag }, new Uint8Array(below(dice, 100)))
-        break
-      case 5:
-        add(
-          { kind: 'text', ...common, final: true, more: dice() < 0.2, targetTransferTag: noTag },
-          encodeText([['SendTargets', pick(dice, ['All', '', targetName])]]),
-        )
-        break
-      case 6:
-        add({
-          kind: 'taskManagement',
-          ...common,
-          immediate: dice() < 0.5,
-          function: 1 + below(dice, 10),
-          referencedTaskTag: below(dice, 12),
-          referencedCommandNumber: below(dice, 12),
-        })
-        break
-      default:
-        if (dice() < 0.3) add({ kind: 'logout', ...common, reason: below(dice, 4), connectionId: 0 })
-        else
-          add({
-            kind: 'snack',
-            type: 0,
-            lun,
-            initiatorTaskTag: tag,
-            targetTransferTag: noTag,
-            expectedStatusNumber: 1,
-            begin: 0,
-            runLength: 0,
-          })
-    }
-  }
-  return pdus
-}
-
-function whole(cdb: Uint8Array): Uint8Array {
-  const bytes = new Uint8Array(16)
-  bytes.set(cdb)
-  return bytes
-}
-
-/** Bits flipped, fields set to extremes, PDUs repeated, swapped, left out, cut off. */
-function damage(dice: Dice, pdus: Uint8Array[]): void {
-  for (let times = below(dice, 5); times > 0 && pdus.length > 0; times--) {
-    const index = below(dice, pdus.length)
-    const pdu = pdus[index] as Uint8Array
-    if (pdu.byteLength === 0) continue
-    switch (below(dice, 7)) {
-      case 0:
-        pdu[below(dice, pdu.byteLength)] = below(dice, 256)
-        break
-      case 1:
-        pdu[below(dice, Math.min(48, pdu.byteLength))] = (pdu[0] as number) ^ (1 << below(dice, 8))
-        break
-      case 2:
-        if (pdu.byteLength < 48) break
-        new DataView(pdu.buffer).setUint32(4 * below(dice, 12), pick(dice, [0, 1, 0xffffffff, 0x7fffffff, 0x80000000]))
-        break
-      case 3:
-        pdus.splice(index, 0, pdu.slice())
-        break
-      case 4:
-        pdus.splice(index, 1)
-        break
-      case 5:
-        pdus[index] = pdu.slice(0, below(dice, pdu.byteLength))
-        break
-      default:
-        pdus.push(...pdus.splice(index, 1))
-    }
-  }
-}
-
-function feed(dice: Dice, connection: Connection, wire: FakeWire, pdus: readonly Uint8Array[]): void {
-  const stream = new Uint8Array(Buffer.concat(pdus))
-  const chunkMax = pick(dice, [1, 7, 48, 100, 1_460, 65_536])
-  for (let at = 0; at < stream.byteLength && !wire.isClosed; ) {
-    const bytes = Math.min(stream.byteLength - at, 1 + below(dice, chunkMax))
-    connection.onData(stream.slice(at, at + bytes))
-    at += bytes
-    if (connection.outbox.queuedBytes >= 2 * sendQueueBytesToPause) throw new Error('more is queued than may be')
-  }
-}
-
-async function settle(): Promise<void> {
-  for (let i = 0; i < 8; i++) await undefined
-}
 
 test('damaged logins and damaged sessions break nothing, leave no memory behind, and disturb nobody', async () => {
   const { host, events, clock } = createHost()
@@ -331,6 +77,73 @@ test('damaged logins and damaged sessions break nothing, leave no memory behind,
   }
   expect(host.memory.regionCount).toBe(0)
 }, 3_600_000)
+
+/** What the target says to a login and a session that does a bit of everything, cut at `cuts`. */
+function answersTo(stream: Uint8Array, cuts: readonly number[]): string {
+  const { host } = createHost({ kind: 'none' }, 4_096)
+  const wire = new FakeWire()
+  const said: Uint8Array[] = []
+  const write = wire.write.bind(wire)
+  wire.write = (chunk, release) => {
+    said.push(chunk.slice())
+    write(chunk, release)
+  }
+  const connection = new Connection(host, wire)
+  let from = 0
+  for (const to of [...cuts, stream.byteLength]) {
+    connection.onData(stream.slice(from, to))
+    from = to
+  }
+  connection.onClose('gone')
+  return formatHexadecimal(joined(said))
+}
+
+test('wherever a stream is cut, at every byte of it and at all of them, the answers are the same', () => {
+  const command = { kind: 'scsiCommand', immediate: false, attribute: 'simple', lun, expectedStatusNumber: 1 } as const
+  const write = { ...command, read: false, write: true, cdb: whole(write10(3, 1)), expectedTransferBytes: 512 }
+  const read = { ...command, read: true, write: false, cdb: whole(read10(3, 1)), expectedTransferBytes: 512 }
+  const numbered = (number: number) => ({ initiatorTaskTag: number, commandNumber: number })
+  const data = Uint8Array.from({ length: 512 }, (_, i) => i * 3)
+  const dataOut = { kind: 'dataOut', final: true, lun, expectedStatusNumber: 1, dataNumber: 0 } as const
+  const ping = { kind: 'nopOut', immediate: false, lun, targetTransferTag: noTag, expectedStatusNumber: 1 } as const
+  const text = { ...ping, kind: 'text', final: true, more: false } as const
+  const stream = joined([
+    ...logins('400027230001', operationalWays[0] ?? []),
+    encodeInitiatorPdu({
+      ...command,
+      ...numbered(1),
+      final: true,
+      read: false,
+      write: false,
+      expectedTransferBytes: 0,
+      cdb: whole(new Uint8Array(6)),
+    }),
+    encodeInitiatorPdu({ ...write, ...numbered(2), final: false }, data.subarray(0, 300)),
+    encodeInitiatorPdu(
+      { ...dataOut, initiatorTaskTag: 2, targetTransferTag: noTag, bufferOffset: 300 },
+      data.subarray(300),
+    ),
+    encodeInitiatorPdu({ ...read, ...numbered(3), final: true }),
+    encodeInitiatorPdu({ ...write, ...numbered(4), final: true }),
+    // The first R2T of a session has the tag 1.
+    encodeInitiatorPdu({ ...dataOut, initiatorTaskTag: 4, targetTransferTag: 1, bufferOffset: 0 }, data),
+    encodeInitiatorPdu({ ...ping, ...numbered(5) }, data.subarray(0, 5)),
+    encodeInitiatorPdu({ ...text, ...numbered(6) }, encodeText([['SendTargets', '']])),
+    encodeInitiatorPdu({
+      kind: 'logout',
+      immediate: false,
+      reason: 0,
+      connectionId: 0,
+      expectedStatusNumber: 1,
+      ...numbered(7),
+    }),
+  ])
+  const atOnce = answersTo(stream, [])
+  expect(atOnce.length, 'everything was answered').toBeGreaterThan(2 * (512 + 8 * 48))
+  for (let at = 1; at < stream.byteLength; at++) expect(answersTo(stream, [at]), `cut at ${at}`).toBe(atOnce)
+  const everywhere = Array.from({ length: stream.byteLength - 1 }, (_, i) => i + 1)
+  expect(answersTo(stream, everywhere)).toBe(atOnce)
+})
 
 test('an announced length is refused before a byte of it is taken', async () => {
   for (const loggedIn of [false, true]) {

@@ -6,7 +6,7 @@ import { systemHash } from '../host/hash.ts'
 import { chapAlgorithms, respond } from './chap.ts'
 import { dataOf, headerBytes, headerOf, paddedBytes } from './header.ts'
 import { encodeInitiatorPdu, type LoginRequest } from './initiator-pdu.ts'
-import { chapFailuresMax, loginWithinMs } from './limits.ts'
+import { chapFailuresMax, loginWithinMs, pendingLoginsMax } from './limits.ts'
 import type { Authentication, IscsiEvent } from './policy.ts'
 import { decodeTargetPdu } from './target-pdu.ts'
 import {
@@ -446,12 +446,30 @@ test('a login that is never finished ends in time', async () => {
   expect(failure(world)).toMatchObject({ reason: 'timedOut' })
 })
 
-test('thousands of connections that never log in make room for one that does', async () => {
+test('ten thousand half-open connections, and logins that stop half-way, hold bounded memory and delay nobody', async () => {
   const world = await createWorld()
-  for (let i = 0; i < 5_000; i++) await world.raw(`10.9.${i % 7}.1`)
+  const unspoilt = await durationOfLogin(world)
+  const half = request({ pairs: names }).subarray(0, 60)
+  const first = request({ pairs: [...names, ['AuthMethod', 'None']] })
+  for (let i = 0; i < 10_000; i++) {
+    const client = await world.raw(`10.9.${i % 7}.1`)
+    if (i % 3 > 0) client.write(i % 3 === 1 ? half : first)
+    // In the middle of it all, and not only at the end.
+    if (i % 2_500 === 2_499) expect(await durationOfLogin(world)).toBeLessThanOrEqual(unspoilt + 2)
+  }
   await world.pass(10)
+  // Each of both ends; what is past the limit has made room.
+  expect(world.network.openCount).toBeLessThan(2 * (pendingLoginsMax + 100))
+  await world.pass(2 * loginWithinMs)
+  expect(world.network.openCount, 'and the rest is gone in time').toBeLessThan(20)
+})
+
+async function durationOfLogin(world: World): Promise<number> {
+  const begunMs = world.clock.nowMs()
   const session = await world.login()
   const result = await world.wait(session.command({ cdb: testUnitReady }))
   expect(result.status).toBe(2)
-  expect(world.network.openCount).toBeLessThan(2 * 1_100)
-})
+  const durationMs = world.clock.nowMs() - begunMs
+  session.destroy()
+  return durationMs
+}

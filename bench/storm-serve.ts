@@ -1,11 +1,13 @@
 /**
  * Our side of the storm: `node bench/storm-serve.ts ADDRESS PORT GOLDEN FOLDER COUNT [RECORDING]`. COUNT targets, each a clone of GOLDEN
  * in FOLDER, over one cache. With RECORDING, the first login starts what `slipway up` does when a machine begins to boot: what
- * the recorded boot read is fetched ahead. SIGUSR2 prints a line of figures.
+ * the recorded boot read is fetched ahead. STORM_DISK_MS makes every read of GOLDEN take that long. SIGUSR2 prints a line of
+ * figures.
  */
 import { join } from 'node:path'
 import { bytesOf, fetchTrace } from '../src/block/boot-trace.ts'
 import { createBlockCache } from '../src/block/cache.ts'
+import type { BlockDevice } from '../src/block/device.ts'
 import { openRawDevice } from '../src/block/file.ts'
 import { createClone } from '../src/block/qcow2/create.ts'
 import { openQcow2 } from '../src/block/qcow2/open.ts'
@@ -34,7 +36,7 @@ const [address = '', port = '', goldenPath = '', folder = '', count = '', record
 
 const cache = createBlockCache(cacheBytes)
 const raw = await openRawDevice(await openFile(goldenPath, 'readOnly'), { readOnly: true })
-const golden = cache.attach(raw)
+const golden = cache.attach(slowedDown(raw, Number(process.env['STORM_DISK_MS'] ?? 0)))
 const trace = recordingPath === undefined ? undefined : traceOf(readRecording(recordingPath))
 const servers = new Map<string, DeviceServer>()
 for (let i = 0; i < Number(count); i++) {
@@ -50,6 +52,26 @@ for (let i = 0; i < Number(count); i++) {
     pause: (milliseconds) => new Promise((resolvePause) => systemClock.after(milliseconds, resolvePause)),
   })
   servers.set(targetName, server)
+}
+
+function slowedDown(disk: BlockDevice, readMs: number): BlockDevice {
+  if (readMs === 0) return disk
+  return {
+    sizeBytes: disk.sizeBytes,
+    blockBytes: disk.blockBytes,
+    readOnly: true,
+    thin: false,
+    read: async (offset, target) => {
+      await new Promise((resolve) => setTimeout(resolve, readMs))
+      await disk.read(offset, target)
+    },
+    write: disk.write.bind(disk),
+    flush: disk.flush.bind(disk),
+    writeZeroes: disk.writeZeroes.bind(disk),
+    discard: disk.discard.bind(disk),
+    extent: disk.extent.bind(disk),
+    close: disk.close.bind(disk),
+  }
 }
 
 let isFetching = false

@@ -52,8 +52,11 @@ export interface Stage {
   close(): void
 }
 
-/** Clones of one golden image. `withTrace`: a machine has booted from this version before. */
-export function slipwayStage(withTrace: boolean): Stage {
+/**
+ * Clones of one golden image. `withTrace`: a machine has booted from this version before. `diskReadMs`: each read of the image
+ * takes that much longer, as on a disk that is slower than this one.
+ */
+export function slipwayStage(withTrace: boolean, diskReadMs = 0): Stage {
   const folder = mkdtempSync(join(tmpdir(), 'slipway-bench-'))
   const golden = join(folder, 'golden.img')
   writeDisk(golden, randomBytes(16 * 1024 * 1024))
@@ -71,7 +74,12 @@ export function slipwayStage(withTrace: boolean): Stage {
           ...(withTrace ? [recordingFile] : []),
         ],
         // As bin/slipway does.
-        environment: { UV_THREADPOOL_SIZE: '16', MALLOC_ARENA_MAX: '2', MALLOC_MMAP_THRESHOLD_: '131072' },
+        environment: {
+          UV_THREADPOOL_SIZE: '16',
+          MALLOC_ARENA_MAX: '2',
+          MALLOC_MMAP_THRESHOLD_: '131072',
+          STORM_DISK_MS: String(diskReadMs),
+        },
         ready: /ready/,
       })
       try {

@@ -2,8 +2,9 @@ import { expect, test } from 'vitest'
 import { chooseStorageAddress } from '../fleet/storage-addresses.ts'
 import { MemoryFleetStore } from '../fleet/store.ts'
 import type { NetworkInterface } from '../host/interfaces.ts'
+import type { TcpConnection, TcpHandler } from '../ports/tcp.ts'
 import { parseRange, type StorageTerms } from './config.ts'
-import { storageNetworkOf } from './storage-network.ts'
+import { onlyAt, storageNetworkOf } from './storage-network.ts'
 
 const boot = { name: 'eth0', address: '10.1.2.1', netmask: '255.255.255.0' }
 const tagged: NetworkInterface = {
@@ -56,6 +57,30 @@ test.each([
       hint: expect.stringMatching(hint),
     })
   }
+})
+
+test('who comes by another address is turned away before a word, though the socket heard it', async () => {
+  let accept: ((connection: TcpConnection) => TcpHandler) | undefined
+  const destroyed: string[] = []
+  const taken: string[] = []
+  const comes = (address: string): void => {
+    const local = { address, port: 3260 }
+    accept?.({ local, destroy: () => void destroyed.push(address) } as TcpConnection)
+  }
+  const network = onlyAt('10.77.2.1', {
+    connect: () => Promise.reject(new Error('not here')),
+    listen: async (binding, handler) => {
+      accept = handler
+      return { local: binding, close: async () => {} }
+    },
+  })
+  await network.listen({ address: '10.77.2.1', port: 3260 }, ({ local }) => {
+    taken.push(local.address)
+    return { onData: () => {}, onClose: () => {} }
+  })
+  comes('10.1.2.1')
+  comes('10.77.2.1')
+  expect({ destroyed, taken }).toEqual({ destroyed: ['10.1.2.1'], taken: ['10.77.2.1'] })
 })
 
 test('each machine keeps an address of its own, none has the server’s, and a range that is full says so', () => {

@@ -3,7 +3,7 @@
  * it. Method: the real service on loopback under a clock that the test moves; OpenSSL makes certificates of the user's own,
  * Node's TLS and captured hellos ask.
  */
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { X509Certificate } from 'node:crypto'
 import { once } from 'node:events'
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -395,6 +395,26 @@ test('a machine whose clock is in 1970 is told from one that does not trust us',
   expect(told.reason).toMatch(/^the loader's clock is wrong: it says 1970-01-01, and our certificate is good from/)
   // What worked before still works.
   expect((await handshake(served)).getProtocol()).toBe('TLSv1.3')
+})
+
+test.each([
+  ['1970', 60, /refused our certificate: .*, or its clock is wrong$/],
+  ['2100', 4_102_444_800, /found our certificate expired, which it is not: its clock is wrong$/],
+] as const)('a client that trusts us and whose clock is in %s says so by alert', async (_, atSeconds, reason) => {
+  const served = await serve()
+  const words = [
+    's_client',
+    '-connect',
+    `${address}:${served.service.local?.port}`,
+    '-CAfile',
+    join(siteFolder, 'ca.crt'),
+  ]
+  const client = spawn('openssl', [...words, '-tls1_2', '-verify_return_error', '-attime', String(atSeconds)], {
+    stdio: 'ignore',
+  })
+  const [code] = await once(client, 'exit')
+  expect(code).not.toBe(0)
+  expect((await served.happened('tlsFailed')).reason).toMatch(reason)
 })
 
 test('who refuses us by alert, speaks no TLS or is only looking, each as it is', async () => {

@@ -5,6 +5,7 @@
 import { formatIpv4, parseIpv4 } from '../base/address.ts'
 import { OperationError } from '../base/errors.ts'
 import type { NetworkInterface } from '../host/interfaces.ts'
+import { createSystemTcp } from '../host/tcp.ts'
 import type { TcpNetwork } from '../ports/tcp.ts'
 import type { AddressRange, StorageTerms } from './config.ts'
 
@@ -46,6 +47,17 @@ export function storageNetworkOf(
     throw new OperationError('storageWrong', `${text} is not in the network of ${name}`, hint)
   }
   return { vlan, interfaceName: name, address: found.address, netmask: found.netmask, range }
+}
+
+/**
+ * A tag makes a frame four bytes longer, for which not every driver of a firmware has room (EDK2's for virtio takes 1514
+ * bytes). A full segment that never arrives would stop a machine for ever. 1500 - 4 of the tag - 40 of IP and TCP.
+ */
+const segmentBytesMax = 1456
+
+/** What the target listens with. */
+export function storageTcp({ address }: StorageNetwork): TcpNetwork {
+  return onlyAt(address, createSystemTcp({ segmentBytesMax }))
 }
 
 /**

@@ -50,7 +50,7 @@ import { ProofDesk } from './proof-desk.ts'
 import { Roster } from './roster.ts'
 import { ImageShelf } from './shelf.ts'
 import { trustFolder } from './site-authority.ts'
-import { onlyAt, storageNetworkOf } from './storage-network.ts'
+import { storageNetworkOf, storageTcp } from './storage-network.ts'
 import { fromDhcp, fromHttp, fromIscsi, fromTftp, type Said } from './translate.ts'
 import { watchFleet } from './watch-fleet.ts'
 
@@ -201,7 +201,7 @@ async function start(
   // The disk first: nobody is told of a disk that is not there yet.
   const listen = (port: number): { address: string; port: number } => ({ address: network.address, port })
   const target = createIscsiTarget({
-    network: storage === undefined ? systemTcp : onlyAt(storage.address, systemTcp),
+    network: storage === undefined ? systemTcp : storageTcp(storage),
     clock,
     random: systemRandom,
     hash: systemHash,

@@ -1,9 +1,11 @@
 import { spawn } from 'node:child_process'
-import { createServer } from 'node:net'
+import { once } from 'node:events'
+import { createConnection, createServer } from 'node:net'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import type { TcpConnection } from '../ports/tcp.ts'
-import { systemTcp } from './tcp.ts'
+import { native } from './native.ts'
+import { createSystemTcp, systemTcp } from './tcp.ts'
 import { systemUdp } from './udp.ts'
 
 const until = async (condition: () => boolean): Promise<void> => {
@@ -249,4 +251,27 @@ test('a handler with memory of its own receives into it', async () => {
   expect(inPlace).toBeGreaterThan(0)
   expect(Buffer.compare(place, whole)).toBe(0)
   await server.close()
+})
+
+test('segments of a listener with a limit are no larger than that, in either direction', async () => {
+  const ignore = { onData: () => {}, onClose: () => {} }
+  const network = createSystemTcp({ segmentBytesMax: 1456 })
+  const accepted: TcpConnection[] = []
+  const listener = await network.listen({ address: '127.0.0.1', port: 0 }, (connection) => {
+    accepted.push(connection)
+    return ignore
+  })
+  const client = createConnection({ host: '127.0.0.1', port: listener.local.port })
+  await once(client, 'connect')
+  await expect.poll(() => accepted).toHaveLength(1)
+  const value = new Uint8Array(4)
+  const [fd, size] = [Reflect.get(Reflect.get(client, '_handle'), 'fd'), Uint8Array.of(4, 0, 0, 0)]
+  // IPPROTO_TCP, TCP_MAXSEG: what the client may send at once, as the listener told it (less the time stamps of each).
+  expect(native?.getsockopt(fd, 6, 2, value, size)).toBe(0)
+  const bytes = new DataView(value.buffer).getUint32(0, true)
+  expect(bytes).toBeLessThanOrEqual(1456)
+  expect(bytes).toBeGreaterThan(1400)
+  client.destroy()
+  for (const connection of accepted) connection.destroy()
+  await listener.close()
 })

@@ -25,17 +25,34 @@ const backlogConnections = 1024
 const connectMsMax = 10_000
 const empty = new Uint8Array(0)
 
-export const systemTcp: TcpNetwork = {
-  listen: (binding, accept) =>
-    listenOn(
-      createServer({ noDelay: true, allowHalfOpen: true }, (socket) => adopt(socket, accept)),
-      binding,
-    ),
-  connect: (to, open) => {
-    const socket = createConnection({ host: to.address, port: to.port, noDelay: true })
-    const hint = `Check that a server listens there: nc -vz ${to.address} ${to.port}.`
-    return whenConnected(socket, `${to.address}:${to.port}`, hint, open)
-  },
+export const systemTcp: TcpNetwork = createSystemTcp({})
+
+/** `segmentBytesMax`: in no segment of a connection to us is more data than that, in either direction (RFC 9293 §3.7.1). */
+export function createSystemTcp({ segmentBytesMax }: { readonly segmentBytesMax?: number }): TcpNetwork {
+  return {
+    listen: async (binding, accept) => {
+      const server = createServer({ noDelay: true, allowHalfOpen: true }, (socket) => adopt(socket, accept))
+      const listener = await listenOn(server, binding)
+      if (segmentBytesMax !== undefined) limitSegments(server, segmentBytesMax)
+      return listener
+    },
+    connect: (to, open) => {
+      const socket = createConnection({ host: to.address, port: to.port, noDelay: true })
+      const hint = `Check that a server listens there: nc -vz ${to.address} ${to.port}.`
+      return whenConnected(socket, `${to.address}:${to.port}`, hint, open)
+    },
+  }
+}
+
+const protocolTcp = 6
+const tcpMaxSegment = 2
+
+/** What is accepted inherits it. Without native calls segments are as large as the network lets them. */
+function limitSegments(server: Server, bytes: number): void {
+  const fd = descriptorOf(server)
+  if (native !== undefined && fd !== undefined) {
+    native.setsockopt(fd, protocolTcp, tcpMaxSegment, new Uint8Array(Uint32Array.of(bytes).buffer), 4)
+  }
 }
 
 /** To a server on this machine. @throws {OperationError} connectionRefused, unreachable */
@@ -274,7 +291,7 @@ class SystemTcpConnection implements TcpConnection {
 }
 
 /** Node keeps the descriptor on the handle; there is no public way to it. */
-function descriptorOf(socket: Socket): number | undefined {
+function descriptorOf(socket: Socket | Server): number | undefined {
   const handle: unknown = '_handle' in socket ? socket._handle : undefined
   if (typeof handle !== 'object' || handle === null || !('fd' in handle)) return undefined
   return typeof handle.fd === 'number' && handle.fd >= 0 ? handle.fd : undefined

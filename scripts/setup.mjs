@@ -39,6 +39,7 @@ const test = {
   e2fsprogs: '/sbin/mkfs.ext4',
   gdisk: '/sbin/sgdisk',
   nbdkit: '/usr/bin/nbdkit',
+  'nginx-light': '/usr/sbin/nginx',
   tshark: '/usr/bin/tshark',
   systemd: '/usr/bin/systemd-socket-activate',
   efitools: '/usr/bin/cert-to-efi-sig-list',
@@ -53,7 +54,6 @@ if (process.env.SLIPWAY_TEST_IPXE !== undefined) test['qemu-system-arm'] = '/usr
 const bench = {
   ...test,
   tgt: '/usr/sbin/tgtd',
-  'nginx-light': '/usr/sbin/nginx',
   'kea-dhcp4-server': '/usr/sbin/kea-dhcp4',
   'tftpd-hpa': '/usr/sbin/in.tftpd',
   gcc: '/usr/bin/cc',

@@ -185,7 +185,7 @@ async function isWhole(file: RandomAccessFile): Promise<boolean> {
 }
 
 async function writeClone(file: RandomAccessFile, golden: GoldenImage): Promise<void> {
-  const backing = { name: golden.path, format: golden.format }
+  const backing = { name: golden.path, format: golden.backingFormat }
   await createClone(file, { sizeBytes: golden.device.sizeBytes, backing })
 }
 

@@ -5,10 +5,10 @@ import { type BlockCache, type CachedDevice, createBlockCache } from '../block/c
 import { openRawDevice } from '../block/file.ts'
 import type { BackingReference } from '../block/qcow2/header.ts'
 import { type BackingResolver, openQcow2, probeFormat } from '../block/qcow2/open.ts'
-import type { RemoteState } from '../block/remote.ts'
 import { nodeCompression } from '../host/compression.ts'
 import { openFile } from '../host/file.ts'
 import { dirname, isAbsolute, resolve } from '../host/path.ts'
+import { isLazyPath, type LazyOptions, openLazyImage } from './lazy-image.ts'
 import { formatNbdUri, isNbdUri, openNbdDisk, parseNbdUri } from './nbd-disk.ts'
 
 /** What `slipway up IMAGE` calls its one image, where images have names. */
@@ -21,13 +21,13 @@ export type GoldenImage = {
   /** Absolute, or an NBD address: clones name it as their backing file. */
   readonly path: string
   readonly format: 'raw' | 'qcow2'
+  /** What clones say of its format: QEMU knows no lazy images, and must refuse one before it reads holes as zeroes. */
+  readonly backingFormat: string
   readonly device: CachedDevice
 }
 
-export type GoldenOptions = {
+export type GoldenOptions = LazyOptions & {
   readonly cache?: BlockCache
-  /** Of an image that lives elsewhere: its server went away, or came back. */
-  onState?(state: RemoteState): void
   /** The size that an image elsewhere is known to have: with it, one that is away now is opened all the same. */
   readonly expectedSizeBytes?: number | undefined
 }
@@ -45,17 +45,18 @@ export async function openGolden(path: string, options: GoldenOptions = {}): Pro
       ...(expectedSizeBytes === undefined ? {} : { expectedSizeBytes }),
       ...(onState === undefined ? {} : { onState }),
     })
-    return { path: formatNbdUri(parseNbdUri(path)), format: 'raw', device: cache.attach(device) }
+    return { path: formatNbdUri(parseNbdUri(path)), format: 'raw', backingFormat: 'raw', device: cache.attach(device) }
   }
   const absolute = resolve(path)
-  const file = await openFile(absolute, 'readOnly')
+  const isLazy = isLazyPath(absolute)
+  const file = isLazy ? await openLazyImage(absolute, options) : await openFile(absolute, 'readOnly')
   try {
     const format = await probeFormat(file)
     const device =
       format === 'raw'
         ? await openRawDevice(file, { readOnly: true })
         : await openQcow2(file, { compression: nodeCompression, backing: besideIt, readOnly: true })
-    return { path: absolute, format, device: cache.attach(device) }
+    return { path: absolute, format, backingFormat: isLazy ? 'slipway-lazy' : format, device: cache.attach(device) }
   } catch (error) {
     await file.close()
     throw error
@@ -73,6 +74,10 @@ export const besideIt: BackingResolver = {
   resolve: async ({ name, format }: BackingReference, from: string) => {
     if (isNbdUri(name)) return { kind: 'device', device: await openNbdDisk(name, { readOnly: true }), isOwn: true }
     const path = placeOf(dirname(from), name)
+    if (isLazyPath(path)) {
+      const lazy = await openLazyImage(path)
+      return { kind: 'file', file: lazy, format: await probeFormat(lazy) }
+    }
     const file = await openFile(path, 'readOnly')
     return { kind: 'file', file, ...(format === 'raw' || format === 'qcow2' ? { format } : {}) }
   },

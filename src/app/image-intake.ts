@@ -110,7 +110,8 @@ async function inspect(
   }
 }
 
-async function checkWhole(file: RandomAccessFile, label: string): Promise<void> {
+/** @throws {OperationError} imageUnsupported, imageCorrupt */
+export async function checkWhole(file: RandomAccessFile, label: string): Promise<void> {
   const header = await readHeader(file)
   if (header.backing !== undefined) {
     const hint = 'Make one file of it where the other one is: qemu-img convert -O qcow2 FILE WHOLE.qcow2.'

@@ -18,6 +18,9 @@ import { makeStateDirectory } from '../host/state-directory.ts'
 import type { BootDiskStore } from '../images/boot-disks.ts'
 import { findVersion, type ImageStore, type ImageVersion, isImageName, parseReference } from '../images/catalogue.ts'
 
+import { isLazyPath, mapSuffix } from './lazy-image.ts'
+import { isNbdUri } from './nbd-disk.ts'
+
 export type { ImagePolicy, ImageReference, ImageVersion } from '../images/catalogue.ts'
 export {
   findVersion,
@@ -78,7 +81,7 @@ export class Library {
   }
 
   pathOf(version: ImageVersion): string {
-    return join(this.directory, version.file)
+    return isNbdUri(version.file) ? version.file : join(this.directory, version.file)
   }
 
   /** What a boot of it read, once a machine has booted from it. */
@@ -102,23 +105,50 @@ export class Library {
     return this.#exclusively({ ...disk, sha256: undefined }, async () => sourceOfChunks(disk, disk.signal))
   }
 
-  async #exclusively(
+  /**
+   * Brings in a file of a web server that stays there, and is fetched as machines read it.
+   * @throws {OperationError} imageBusy, downloadFailed, rangesUnsupported, changesUnnoticed, imageUnsupported, ...
+   */
+  async addLazily({ name, source, sha256 }: Pick<AddOptions, 'name' | 'source' | 'sha256'>): Promise<ImageVersion> {
+    return this.#alone(name, async () => {
+      const draft = join(this.directory, `${name}@adding`)
+      const { bringInLazily, removeLazyDraft } = await import('./remote-intake.ts')
+      return bringInLazily(this, { name, url: source, sha256 }, draft).finally(() => removeLazyDraft(draft))
+    })
+  }
+
+  /** Brings in an export of an NBD server, which stays there. @throws {OperationError} imageBusy, imageKnown, unreachable, ... */
+  async addExport(name: string, uri: string): Promise<ImageVersion> {
+    const { bringInExport } = await import('./remote-intake.ts')
+    return this.#alone(name, () => bringInExport(this, name, uri))
+  }
+
+  #exclusively(
     options: Omit<AddOptions, 'source'> & Pick<AddDisk, 'finish'>,
     open: () => Promise<ImageSource>,
   ): Promise<ImageVersion> {
     const { name } = options
+    return this.#alone(name, async () => {
+      const draft = join(this.directory, `${name}@adding`)
+      try {
+        const { bringIn } = await import('./image-intake.ts')
+        return await bringIn(this, await open(), options, draft)
+      } finally {
+        await removeIfThere(draft)
+        await removeIfThere(`${draft}.converted`)
+      }
+    })
+  }
+
+  async #alone(name: string, add: () => Promise<ImageVersion>): Promise<ImageVersion> {
     const lock = this.#lock(name)
     if (lock === undefined) {
       const hint = 'Wait until it is done, or give this one another name: --name NAME.'
       throw new OperationError('imageBusy', `${name} is being added right now`, hint)
     }
-    const draft = join(this.directory, `${name}@adding`)
     try {
-      const { bringIn } = await import('./image-intake.ts')
-      return await bringIn(this, await open(), options, draft)
+      return await add()
     } finally {
-      await removeIfThere(draft)
-      await removeIfThere(`${draft}.converted`)
       lock.release()
     }
   }
@@ -127,7 +157,8 @@ export class Library {
     for (const version of versions) {
       // The row first: a file without a row is swept, a row without a file would be an image that cannot be served.
       this.store.remove(version.name, version.version)
-      await removeIfThere(this.pathOf(version))
+      if (!isNbdUri(version.file)) await removeIfThere(this.pathOf(version))
+      if (isLazyPath(version.file)) await removeIfThere(`${this.pathOf(version)}${mapSuffix}`)
       await removeIfThere(this.tracePathOf(version))
     }
   }
@@ -137,17 +168,21 @@ export class Library {
   }
 
   async #sweep(): Promise<void> {
-    const known = new Set(this.store.versions().flatMap((version) => [version.file, traceFileOf(version)]))
+    const known = new Set(this.store.versions().flatMap(filesOf))
     for (const { name: file, path } of await listFiles(this.directory)) {
       const [name = '', rest] = file.split('@')
       if (rest === undefined || rest === 'lock' || known.has(file) || !isImageName(name)) continue
       const lock = this.#lock(name)
       if (lock === undefined) continue // it is being added
       // It may have been finished since the catalogue was read.
-      if (!this.store.versionsOf(name).some((version) => version.file === file)) await removeIfThere(path)
+      if (!this.store.versionsOf(name).flatMap(filesOf).includes(file)) await removeIfThere(path)
       lock.release()
     }
   }
+}
+
+function filesOf(version: ImageVersion): string[] {
+  return [version.file, `${version.file}${mapSuffix}`, traceFileOf(version)]
 }
 
 function traceFileOf({ name, version }: ImageVersion): string {

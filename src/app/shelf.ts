@@ -9,6 +9,7 @@ import type { Assignment } from '../fleet/machine.ts'
 import { findVersion, formatReference, type ImageVersion } from '../images/catalogue.ts'
 import { type GoldenImage, goldenImageName, openGolden } from './golden.ts'
 import type { Library } from './library.ts'
+import { isNbdUri } from './nbd-disk.ts'
 
 export type ShelfParts = {
   readonly library: Library
@@ -17,6 +18,8 @@ export type ShelfParts = {
   readonly cache: BlockCache
   /** An image that lives elsewhere went away, or came back. */
   onState?(label: string, state: RemoteState): void
+  /** What is fetched of it cannot be kept, or is not what it must be. */
+  onTrouble?(label: string, reason: string, hint: string): void
 }
 
 /** A golden image that is meant, not opened yet. */
@@ -44,7 +47,8 @@ export class ImageShelf {
     }
     const found = findVersion(library.store, { name: image, version })
     // Relative, so that the state directory can be moved, or restored elsewhere.
-    return { path: library.pathOf(found), label: formatReference(found), backingName: `../images/${found.file}` }
+    const path = library.pathOf(found)
+    return { path, label: formatReference(found), backingName: isNbdUri(path) ? path : `../images/${found.file}` }
   }
 
   /** The image's name alone: all versions have it. Undefined: it is neither in the library nor the file that is served. */
@@ -72,6 +76,12 @@ export class ImageShelf {
       cache: this.#parts.cache,
       expectedSizeBytes: this.#versionAt(path)?.sizeBytes,
       onState: (state) => this.#parts.onState?.(this.labelOf(path), state),
+      onUnkept: ({ message, hint }) => this.#parts.onTrouble?.(this.labelOf(path), message, hint),
+      onVerified: (isRight) => {
+        if (isRight) return
+        const hint = 'Machines are refused it: remove it, and add it again from a source that you trust.'
+        this.#parts.onTrouble?.(this.labelOf(path), 'it does not have the SHA-256 that it must have', hint)
+      },
     })
     opening.catch(() => this.#open.delete(path)) // the next one tries again
     this.#open.set(path, opening)

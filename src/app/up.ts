@@ -103,12 +103,16 @@ async function start(
   undo.push(() => library.close())
   const served = await whatIsServed(config.imagePath, library)
   const cache = createBlockCache(config.cacheBytes)
-  const remote: { tell: (label: string, state: RemoteState) => void } = { tell: () => undefined }
+  const remote: {
+    tell: (label: string, state: RemoteState) => void
+    complain: (label: string, reason: string, hint: string) => void
+  } = { tell: () => undefined, complain: () => undefined }
   const shelf = new ImageShelf({
     library,
     filePath: served.filePath,
     cache,
     onState: (label, state) => remote.tell(label, state),
+    onTrouble: (image, reason, hint) => remote.complain(image, reason, hint),
   })
   undo.push(() => shelf.close())
   const addedLoaders = state.file(addedLoadersFolder)
@@ -128,6 +132,7 @@ async function start(
   const say = (said: Said | undefined): void => {
     if (said !== undefined) events.emit(said.whose, said.happening)
   }
+  remote.complain = (image, reason, hint) => events.emit({}, { kind: 'imageTrouble', image, reason, hint })
   remote.tell = (image, state) => {
     if (state.kind === 'back') events.emit({}, { kind: 'imageBack', image, awayMs: state.awayMs })
     else events.emit({}, { kind: 'imageAway', image, reason: state.reason })

@@ -100,3 +100,17 @@ export const traceFileBytesMax: number = 1024 * 1024
 /** A trace is fetched in steps of at most this, with a turn for everybody else in between, and so many steps at once. */
 export const traceStepBytes: number = 1024 * 1024
 export const traceFetchesMax: number = 8
+
+/** A lazy file is fetched and remembered in chunks of this: a boot reads in pieces of 4 to 256 KiB, near each other. */
+export const lazyChunkBytes: number = 128 * 1024
+
+/** Chunks that one request fetches, and requests at once to one server. */
+export const lazyChunksPerFetchMax: number = 8
+export const lazyFetchesMax: number = 8
+
+/** What was fetched is put on record after so many chunks, or this long after the first of them. */
+export const lazyRecordChunks: number = 256
+export const lazyRecordMs: number = 2_000
+
+/** What the map of a lazy file says of where it comes from. */
+export const lazyDescriptorBytesMax: number = 16 * 1024

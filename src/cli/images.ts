@@ -3,6 +3,7 @@ import type { TraceSummary } from '../app/boot-traces.ts'
 import type { ImageFinding } from '../app/image-check.ts'
 import type { FileChange } from '../app/image-repair.ts'
 import type { ImagePolicy, ImageReference, ImageVersion, Library } from '../app/library.ts'
+import { isNbdUri, nameOfExport } from '../app/nbd-address.ts'
 import { OperationError } from '../base/errors.ts'
 import { formatBytes } from '../base/units.ts'
 import { kindOf, takenBytes } from '../host/directory.ts'
@@ -13,7 +14,7 @@ import { ProgressLine } from './progress.ts'
 import { table } from './table.ts'
 
 type Flags = { readonly state?: string; readonly json?: boolean }
-type AddFlags = Flags & { readonly name?: string; readonly sha256?: string }
+type AddFlags = Flags & { readonly name?: string; readonly sha256?: string; readonly lazy?: boolean }
 
 export function addImageCommands(program: Command): void {
   const image = program.command('image').description('The library of images: add, look at, publish, roll back, remove.')
@@ -24,9 +25,13 @@ export function addImageCommands(program: Command): void {
       .option('--state <DIR>', 'where Slipway keeps what it knows')
       .exitOverride()
 
-  command('add <SOURCE>', 'Bring an image in as the next version of its name: a file or an http(s) URL.')
+  command(
+    'add <SOURCE>',
+    'Bring an image in as the next version of its name: a file, an http(s) URL or an NBD address.',
+  )
     .option('--name <NAME>', 'what it is called (default: made from the name of the file)')
     .addOption(new Option('--sha256 <HEX>', 'what the file must have, as its publisher says').argParser(sha256))
+    .option('--lazy', 'leave the file of a URL where it is, and fetch of it what machines read')
     .addHelpText(
       'after',
       '\nRaw and qcow2, packed with gzip, xz or zstd or not; vmdk, vhdx and vdi where qemu-img is installed.',
@@ -61,24 +66,36 @@ async function withLibrary<T>(flags: Flags, action: (library: Library) => Promis
 
 async function addImage(source: string, flags: AddFlags): Promise<void> {
   const { formatReference, isImageName, nameFromSource } = await import('../app/library.ts')
-  const name = flags.name ?? nameFromSource(source)
+  const name = flags.name ?? nameFromSource(isNbdUri(source) ? nameOfExport(source) : source)
   if (name === undefined || !isImageName(name)) {
     const hint = 'Use lower-case letters, digits, dots and dashes: --name debian-12.'
     throw new OperationError('usage', `${flags.name ?? source} is not a name for an image`, hint)
   }
+  const isExport = isNbdUri(source)
+  if (isExport && (flags.lazy === true || flags.sha256 !== undefined)) {
+    const hint = 'An export stays with its server, which answers for its bytes: leave --lazy and --sha256 out.'
+    throw new OperationError('usage', `${source} is an export of an NBD server`, hint)
+  }
+  if (flags.lazy === true && !/^https?:/i.test(source)) {
+    const hint = 'Leave --lazy out: the file is copied into the library.'
+    throw new OperationError('usage', '--lazy is for http and https URLs', hint)
+  }
   await withLibrary(flags, async (library) => {
     const line = new ProgressLine()
-    const added = await library
-      .add({
-        name,
-        source,
-        sha256: flags.sha256,
-        signal: stoppedByPerson(),
-        onProgress: ({ receivedBytes, totalBytes }) => line.show(receivedBytes, totalBytes),
-      })
-      .finally(() => line.clear())
-    const taken = await takenBytes(library.pathOf(added))
-    const size = `${formatBytes(added.sizeBytes)}, ${formatBytes(taken)} on disk`
+    const added = isExport
+      ? await library.addExport(name, source)
+      : flags.lazy === true
+        ? await library.addLazily({ name, source, sha256: flags.sha256 })
+        : await library
+            .add({
+              name,
+              source,
+              sha256: flags.sha256,
+              signal: stoppedByPerson(),
+              onProgress: ({ receivedBytes, totalBytes }) => line.show(receivedBytes, totalBytes),
+            })
+            .finally(() => line.clear())
+    const size = `${formatBytes(added.sizeBytes)}, ${await whereItIs(library.pathOf(added))}`
     const lines = [`Added ${formatReference(added)}: ${size}, ${systemOf(added)}; boots ${firmwaresOf(added)}.`]
     if (library.store.published(name) === added.version)
       lines.push('It is published: machines get it at their next boot.')
@@ -89,15 +106,17 @@ async function addImage(source: string, flags: AddFlags): Promise<void> {
 }
 
 async function listImages(flags: Flags): Promise<void> {
+  const { isLazyPath, lazyStatus } = await import('../app/lazy-image.ts')
   await withLibrary(flags, async (library) => {
     const rows: string[][] = []
     for (const version of library.store.versions()) {
       const published = library.store.published(version.name) === version.version
       const path = library.pathOf(version)
-      const taken = (await kindOf(path)) === undefined ? 0 : await takenBytes(path)
+      const taken = isNbdUri(path) || (await kindOf(path)) === undefined ? 0 : await takenBytes(path)
+      const lazy = isLazyPath(path) ? await lazyStatus(path) : undefined
       if (flags.json === true) {
         process.stdout.write(
-          `${JSON.stringify({ ...version, contents: undefined, published, takenBytes: taken, path })}\n`,
+          `${JSON.stringify({ ...version, contents: undefined, published, takenBytes: taken, lazy, path })}\n`,
         )
       }
       rows.push([
@@ -105,7 +124,7 @@ async function listImages(flags: Flags): Promise<void> {
         published ? 'published' : '-',
         version.format,
         formatBytes(version.sizeBytes),
-        formatBytes(taken),
+        isNbdUri(path) ? 'by NBD' : `${formatBytes(taken)}${lazy === undefined ? '' : ` (${shareOf(lazy)})`}`,
         systemOf(version),
         firmwaresOf(version),
         new Date(version.addedMs).toISOString().slice(0, 16),
@@ -119,6 +138,7 @@ async function listImages(flags: Flags): Promise<void> {
 async function showImage(name: string, flags: Flags): Promise<void> {
   const { findVersion, formatReference } = await import('../app/library.ts')
   const { listCloneFiles } = await import('../app/clone-files.ts')
+  const { isLazyPath, lazyStatus } = await import('../app/lazy-image.ts')
   const { describeTrace } = await import('../app/boot-traces.ts')
   const wanted = await referenceOf(name)
   await withLibrary(flags, async (library) => {
@@ -131,17 +151,18 @@ async function showImage(name: string, flags: Flags): Promise<void> {
     if (flags.json === true) {
       const policy = library.store.policyOf(version.name)
       const bootTrace = await describeTrace(library.tracePathOf(version))
-      const value = { ...version, published, policy, path, bootTrace, clones: clones.map(({ mac }) => mac) }
+      const lazy = isLazyPath(path) ? await lazyStatus(path) : undefined
+      const value = { ...version, published, policy, lazy, path, bootTrace, clones: clones.map(({ mac }) => mac) }
       process.stdout.write(`${JSON.stringify(value)}\n`)
       return
     }
     const { contents } = version
     const lines: [string, string][] = [
       ['image', `${formatReference(version)}${published ? ', published' : ''}`],
-      ['size', `${formatBytes(version.sizeBytes)}, ${formatBytes(await takenBytes(path))} on disk, ${version.format}`],
-      ['SHA-256', version.sha256],
+      ['size', `${formatBytes(version.sizeBytes)}, ${await whereItIs(path)}, ${version.format}`],
+      ['SHA-256', version.sha256 ?? 'not known: it lives elsewhere'],
       ['source', version.source],
-      ['its SHA-256', version.sourceSha256],
+      ['its SHA-256', version.sourceSha256 ?? 'not known'],
       ['added', new Date(version.addedMs).toISOString()],
       ['file', path],
       ['system', systemOf(version)],
@@ -332,6 +353,19 @@ function sha256(text: string): string {
   const digits = text.toLowerCase().replace(/^sha256:/, '')
   if (/^[0-9a-f]{64}$/.test(digits)) return digits
   throw new InvalidArgumentError('A SHA-256 is 64 hexadecimal digits.')
+}
+
+async function whereItIs(path: string): Promise<string> {
+  const { isLazyPath, lazyStatus } = await import('../app/lazy-image.ts')
+  if (isNbdUri(path)) return 'kept by its NBD server'
+  if (!isLazyPath(path)) return `${formatBytes(await takenBytes(path))} on disk`
+  const status = await lazyStatus(path)
+  const checked = { notYet: '', right: ', checked', wrong: ', NOT WHAT IT MUST BE' }[status.verification]
+  return `${formatBytes(status.hereBytes)} of ${formatBytes(status.sizeBytes)} fetched (${shareOf(status)}${checked})`
+}
+
+function shareOf({ hereBytes, sizeBytes }: { readonly hereBytes: number; readonly sizeBytes: number }): string {
+  return `${Math.floor((hereBytes / sizeBytes) * 100)} % here`
 }
 
 function policyWord(policy: ImagePolicy | undefined): string {

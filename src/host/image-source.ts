@@ -8,6 +8,7 @@ import { pipeline } from 'node:stream/promises'
 import { createGunzip, createZstdDecompress } from 'node:zlib'
 import { messageOf, OperationError } from '../base/errors.ts'
 import { codeOf, describeOpen } from './file.ts'
+import { labelOfUrl, reasonOf } from './http-ranges.ts'
 
 export type ImagePacking = 'none' | 'gzip' | 'xz' | 'zstd'
 
@@ -88,7 +89,7 @@ async function openLocal(path: string): Promise<Opened> {
 async function openUrl(text: string, signal: AbortSignal): Promise<Opened> {
   const url = URL.canParse(text) ? new URL(text) : undefined
   if (url === undefined) throw new OperationError('usage', `${text} is not a URL`, 'Write it like https://HOST/FILE.')
-  const label = `${url.protocol}//${url.host}${url.pathname}`
+  const label = labelOfUrl(text)
   const failed = (why: string, cause?: unknown): OperationError => {
     const hint = 'Check the address and the network, and add it again: nothing was kept.'
     return new OperationError('downloadFailed', `cannot fetch ${label}: ${why}`, hint, { cause })
@@ -110,13 +111,6 @@ async function openUrl(text: string, signal: AbortSignal): Promise<Opened> {
   const said = response.headers.get('content-encoding') === null ? response.headers.get('content-length') : null
   const body = errorsAs(response.body as AsyncIterable<Uint8Array>, (error) => failed(reasonOf(error), error))
   return { label, totalBytes: said === null ? undefined : Number(said), body }
-}
-
-/** fetch says "fetch failed" or "terminated" and hides why in the cause. */
-function reasonOf(error: unknown): string {
-  const cause = error instanceof Error && error.cause !== undefined ? error.cause : error
-  const code = codeOf(cause)
-  return code === 'unknown error' ? messageOf(cause) : `${messageOf(cause)} (${code})`
 }
 
 async function* errorsAs(
@@ -142,7 +136,8 @@ async function peek(body: AsyncIterator<Uint8Array>): Promise<{ head: Uint8Array
   return { head: Buffer.concat(parts), rest: body }
 }
 
-function packingOf(head: Uint8Array): ImagePacking {
+/** By how it begins. */
+export function packingOf(head: Uint8Array): ImagePacking {
   const begins = (...bytes: number[]): boolean => bytes.every((byte, index) => head[index] === byte)
   if (begins(0x1f, 0x8b)) return 'gzip' // RFC 1952 §2.3.1
   if (begins(0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00)) return 'xz' // The .xz file format §2.1.1.1

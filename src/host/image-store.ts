@@ -88,9 +88,9 @@ class SqliteImageStore implements ImageStore, BootDiskStore {
           added.file,
           added.format,
           added.sizeBytes,
-          added.sha256,
+          added.sha256 ?? '',
           added.source,
-          added.sourceSha256,
+          added.sourceSha256 ?? '',
           Math.round(added.addedMs),
           JSON.stringify(added.contents),
         )
@@ -182,10 +182,15 @@ function versionOf(row: Record<string, unknown>): ImageVersion {
     file: String(row['file']),
     format: row['format'] === 'qcow2' ? 'qcow2' : 'raw',
     sizeBytes: Number(row['size_bytes']),
-    sha256: String(row['sha256']),
+    sha256: digestOf(row['sha256']),
     source: String(row['source']),
-    sourceSha256: String(row['source_sha256']),
+    sourceSha256: digestOf(row['source_sha256']),
     addedMs: Number(row['added_ms']),
     contents: JSON.parse(String(row['contents'])) as ImageVersion['contents'],
   }
+}
+
+/** The column may not be null: an image that lives elsewhere has an empty one. */
+function digestOf(value: unknown): string | undefined {
+  return value === '' ? undefined : String(value)
 }

@@ -13,17 +13,17 @@ export type ImageVersion = {
   readonly name: string
   /** From 1; a number is never used again, not even after the version was removed. */
   readonly version: number
-  /** Its file, in the library's directory. */
+  /** Its file, in the library's directory; of an image on an NBD server, its address. */
   readonly file: string
   readonly format: ImageFormat
   /** Of the disk. */
   readonly sizeBytes: number
-  /** Of the file as it is kept, in hexadecimal digits. */
-  readonly sha256: string
+  /** Of the file as it is kept, in hexadecimal digits; undefined for an image that lives elsewhere. */
+  readonly sha256: string | undefined
   /** Where it came from, without credentials. */
   readonly source: string
   /** Of what came, packed as it was: what its publisher's list of checksums says. */
-  readonly sourceSha256: string
+  readonly sourceSha256: string | undefined
   readonly addedMs: number
   readonly contents: DiskSummary
 }

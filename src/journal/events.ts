@@ -187,6 +187,8 @@ export type Happening =
   // Images that live elsewhere
   /** Its server does not answer; it is tried again all the time. Machines that ask for it wait, then are told that it failed. */
   | { readonly kind: 'imageAway'; readonly image: string; readonly reason: string }
+  /** What is fetched of it cannot be kept, or is not what it must be. */
+  | { readonly kind: 'imageTrouble'; readonly image: string; readonly reason: string; readonly hint: string }
   | { readonly kind: 'imageBack'; readonly image: string; readonly awayMs: number }
 
   // Anybody

@@ -108,6 +108,8 @@ export function sentence(event: Happening): string {
       return `its disk failed to ${event.operation}: ${event.reason}. ${event.hint}`
     case 'imageAway':
       return `image ${event.image} is away: ${foreign(event.reason)}. Look at its server; Slipway tries it again all the time`
+    case 'imageTrouble':
+      return `image ${event.image}: ${foreign(event.reason)}. ${event.hint}`
     case 'imageBack':
       return `image ${event.image} is back after ${seconds(event.awayMs)}`
     case 'failed':

@@ -7,7 +7,7 @@ export type CloneOptions = {
   /** Size of the disk; a whole number of 512-byte blocks. Usually the golden image's. */
   readonly sizeBytes: number
   /** As it will stand in the header: an absolute path, or one relative to the clone. */
-  readonly backing?: { readonly name: string; readonly format: 'raw' | 'qcow2' }
+  readonly backing?: { readonly name: string; readonly format: string }
   /**
    * Default 17: with 32 subclusters each that is 4 KiB, what a guest's file system writes, so that such a write copies
    * nothing. 14 to 21.

@@ -15,9 +15,10 @@ const commonModules = [
 
 /** Of a grub.cfg: `${quirks}` is then what the kernel has to be told on this firmware. */
 export const grubSetsQuirks = `set quirks=""
-# U-Boot's EFI hands Linux bad MTRRs and crashes in SetVirtualAddressMap.
+# U-Boot's EFI hands Linux bad MTRRs and crashes in SetVirtualAddressMap. Without ACPI tables Linux tests whether the timer
+# ticks, and on a busy host takes an emulated one for broken.
 smbios --type 0 --get-string 4 --set vendor
-if [ "\${vendor}" = "U-Boot" ]; then set quirks="disable_mtrr_trim efi=noruntime"; fi
+if [ "\${vendor}" = "U-Boot" ]; then set quirks="disable_mtrr_trim efi=noruntime no_timer_check"; fi
 `
 
 export type GrubPlatform = 'i386-pc' | 'x86_64-efi' | 'arm64-efi'

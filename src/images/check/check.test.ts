@@ -1,4 +1,6 @@
-import { gzipSync, zstdCompressSync } from 'node:zlib'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { gunzipSync, gzipSync, zstdCompressSync } from 'node:zlib'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { OperationError } from '../../base/errors.ts'
@@ -9,7 +11,8 @@ import { systemUnpacker } from '../../host/unpack.ts'
 import { checkImage } from './check-image.ts'
 import type { ImageFinding } from './finding.ts'
 import { listInitramfs } from './initramfs.ts'
-import { checkOpenIscsi, judgeInitramfs, withSettings } from './iscsi.ts'
+import { checkInitramfs, checkOpenIscsi, judgeInitramfs, withSettings } from './iscsi.ts'
+import { checkLoaders } from './loader.ts'
 import { menuLinesOf } from './menus.ts'
 import { checkNetwork } from './network.ts'
 import type { Root } from './root.ts'
@@ -209,6 +212,63 @@ describe('judgeInitramfs', () => {
     expect(judge(all, [], '')).toContain('error initramfs.unasked')
     expect(judge(all, ['root=UUID=x rd.iscsi.firmware=1'], '')).toContain('ok initramfs.ibft')
     expect(judge(all, ['iscsi_auto quiet'], '')).toContain('ok initramfs.ibft')
+  })
+})
+
+describe('checkInitramfs of a unified kernel image', () => {
+  /** Systemd's stub in our vectors, its section .sbat made into one that holds an initramfs. */
+  function unifiedKernel(initramfs: Uint8Array): Uint8Array {
+    const stub = gunzipSync(readFileSync(join(import.meta.dirname, '../../disk/vectors/uki.efi.gz')))
+    const bytes = new Uint8Array(Buffer.concat([stub, initramfs]))
+    const at = stub.indexOf('.sbat\0\0\0')
+    bytes.set(new TextEncoder().encode('.initrd\0'), at)
+    const view = new DataView(bytes.buffer)
+    view.setUint32(at + 8, initramfs.byteLength, true) // VirtualSize
+    view.setUint32(at + 16, initramfs.byteLength, true) // SizeOfRawData
+    view.setUint32(at + 20, stub.byteLength, true) // PointerToRawData
+    return bytes
+  }
+  const kernel = { partition: 1, path: '/EFI/Linux/tiny.efi', initrd: undefined, version: '6.1.0' }
+  const judge = async (image: Uint8Array): Promise<string[]> => {
+    const boot = rootOf({ [kernel.path]: image })
+    return levels(await checkInitramfs({ root: rootOf(goodTree), boot, kernel, menus: [] }, systemUnpacker))
+  }
+
+  test('its own initramfs and its own command line are what counts', async () => {
+    expect(await judge(unifiedKernel(cpio(goodInitramfs)))).toEqual(['ok initramfs.iscsi', 'ok initramfs.ibft'])
+    expect(await judge(unifiedKernel(cpio({ ...goodInitramfs, 'etc/iscsi.initramfs': '' })))).toEqual([
+      'ok initramfs.iscsi',
+      'error initramfs.unasked',
+    ])
+  })
+  test('without an initramfs inside it has none', async () => {
+    const stub = gunzipSync(readFileSync(join(import.meta.dirname, '../../disk/vectors/uki.efi.gz')))
+    expect(await judge(new Uint8Array(stub))).toEqual(['error initramfs'])
+  })
+})
+
+describe('checkLoaders', () => {
+  const judge = async (files: readonly string[], biosWorks: boolean): Promise<ImageFinding[]> => {
+    const esp: Root = { ...rootOf(Object.fromEntries(files.map((file) => [file, 'x']))), partition: 1 }
+    const bootableFor = [
+      { firmware: 'bios', bootable: biosWorks, reason: 'B.' },
+      { firmware: 'x86_64', bootable: false, reason: 'U.' },
+    ] as const
+    return checkLoaders({ esp: 1, bootableFor } as never, [esp])
+  }
+  test('only a loader that a boot entry names: how bad that is depends on what else boots, and it is copied', async () => {
+    const files = ['/EFI/debian/grubx64.efi', '/EFI/debian/shimx64.efi', '/EFI/debian/fbx64.efi']
+    const found = await judge(files, false)
+    expect(levels(found)).toEqual(['error loader.efi'])
+    expect(found[0]?.repairs).toEqual([
+      { kind: 'copy', partition: 1, from: '/EFI/debian/shimx64.efi', to: '/EFI/BOOT/BOOTX64.EFI' },
+      { kind: 'copy', partition: 1, from: '/EFI/debian/grubx64.efi', to: '/EFI/BOOT/grubx64.efi' },
+    ])
+    expect(levels(await judge(files, true))).toEqual(['ok loader', 'warning loader.efi'])
+  })
+  test('no loader anywhere', async () => {
+    expect(levels(await judge(['/README'], false))).toEqual(['error loader'])
+    expect(levels(await judge(['/README'], true))).toEqual(['ok loader'])
   })
 })
 

@@ -1,6 +1,7 @@
 /** What the system needs to find its disk (in the initramfs) and to keep it (open-iscsi's configuration). */
 import type { KernelFile } from '../../disk/inspect.ts'
-import { readWhole } from '../../disk/source.ts'
+import { isUki, readPe, sectionSource, sectionText } from '../../disk/pe.ts'
+import { type ByteSource, readWhole } from '../../disk/source.ts'
 import type { Unpacker } from '../../ports/unpack.ts'
 import { initramfsBytesMax } from '../limits.ts'
 import { error, type ImageFinding, ok, type Repair, warning } from './finding.ts'
@@ -23,33 +24,54 @@ export async function checkInitramfs(
 ): Promise<ImageFinding[]> {
   const { root, boot, kernel, menus } = parts
   const check = 'initramfs'
-  if (kernel.initrd === undefined) {
+  const found = await openInitramfs(boot, kernel)
+  if (found === undefined) {
     const what = `${kernel.path} has no initramfs`
     return [
       error(check, what, 'Nothing logs in to the target before the root is wanted.', 'update-initramfs -c -k all'),
     ]
   }
-  const file = await boot.fileSystem.open(kernel.initrd)
-  if (file === undefined) return []
-  const listing = await listInitramfs(await readWhole(file, initramfsBytesMax), [initramfsSettings], unpacker)
+  const { name, source, ownCommandLine } = found
+  const listing = await listInitramfs(await readWhole(source, initramfsBytesMax), [initramfsSettings], unpacker)
   if (listing.unreadPacking !== undefined) {
     const next = `Install ${listing.unreadPacking} here, and check again.`
-    return [
-      warning(check, `${kernel.initrd} is packed with ${listing.unreadPacking}`, 'It could not be looked into.', next),
-    ]
+    return [warning(check, `${name} is packed with ${listing.unreadPacking}`, 'It could not be looked into.', next)]
   }
   const builtIn = await readBuiltIn(root, kernel.version)
   const findings = judgeInitramfs({
     listing,
     builtIn,
-    name: kernel.initrd,
-    commandLines: menus.map(({ commandLine }) => commandLine),
+    name,
+    commandLines: ownCommandLine === undefined ? menus.map(({ commandLine }) => commandLine) : [ownCommandLine],
   })
+  // What stands in a unified kernel image is not changed here: it may be signed.
+  if (ownCommandLine !== undefined) return findings
   const isDracut = hasProgram(listing, 'iscsiroot')
   const asking = menus.length === 0 ? undefined : await askByCommandLine(root, menus, isDracut)
-  return findings.map((found) => {
-    return found.check === 'initramfs.unasked' && asking !== undefined ? { ...found, repairs: asking } : found
+  return findings.map((each) => {
+    return each.check === 'initramfs.unasked' && asking !== undefined ? { ...each, repairs: asking } : each
   })
+}
+
+type Initramfs = {
+  readonly name: string
+  readonly source: ByteSource
+  /** Of a unified kernel image: it asks nobody else. */
+  readonly ownCommandLine?: string
+}
+
+/** A file of its own, or a section of a unified kernel image (UAPI.5). */
+async function openInitramfs(boot: Root, kernel: KernelFile): Promise<Initramfs | undefined> {
+  if (kernel.initrd !== undefined) {
+    const source = await boot.fileSystem.open(kernel.initrd)
+    return source === undefined ? undefined : { name: kernel.initrd, source }
+  }
+  const file = await boot.fileSystem.open(kernel.path)
+  const image = file === undefined ? undefined : await readPe(file)
+  if (file === undefined || image === undefined || !isUki(image)) return undefined
+  const source = sectionSource(file, image, '.initrd')
+  if (source === undefined) return undefined
+  return { name: kernel.path, source, ownCommandLine: (await sectionText(file, image, '.cmdline')) ?? '' }
 }
 
 /** The command line asks at once, and the file (Debian's) also where somebody writes the menu anew. */

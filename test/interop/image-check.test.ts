@@ -164,8 +164,10 @@ test('an image is checked, repaired in a new version, then in order; and rolled 
     '/etc/machine-id',
   ])
   expect(told?.changes.find(({ path }) => path === '/etc/network/interfaces')?.lines).toEqual([
+    { kind: 'removed', text: 'allow-hotplug eth0' },
     { kind: 'removed', text: 'iface eth0 inet dhcp' },
-    { kind: 'added', text: 'iface eth0 inet manual' },
+    { kind: 'added', text: '#allow-hotplug eth0' },
+    { kind: 'added', text: '#iface eth0 inet dhcp' },
   ])
 
   const file = join(folder, 'state', 'images', 'pc@2.raw')

@@ -351,18 +351,22 @@ describe('checkNetwork', () => {
     expect(levels(await checkNetwork(rootOf({ ...on, [path]: '[Match]\nName=lo\n' })))).toEqual(['ok network'])
   })
 
-  test('ifupdown, where an interface is started and not manual', async () => {
+  test('ifupdown: what it sets up, and what it would take down when the system stops', async () => {
     const path = '/etc/network/interfaces'
     const on = {
       '/sbin/ifup': 'x',
       [path]:
-        'source /etc/network/interfaces.d/*\nauto lo\niface lo inet loopback\nallow-hotplug ens3\niface ens3 inet dhcp\niface ens9 inet dhcp\n',
+        'source /etc/network/interfaces.d/*\nauto lo\niface lo inet loopback\n\nallow-hotplug ens3\nauto ens3 ens9\niface ens3 inet static\n  address 10.0.0.2/24\n\niface ens9 inet manual\n',
     }
     const found = await checkNetwork(rootOf(on))
-    expect(levels(found)).toEqual(['error network.ifupdown'])
+    expect(levels(found)).toEqual(['error network.ifupdown', 'warning network.ifupdown'])
     const after = repaired(on, found)
-    expect(after[path]).toContain('iface ens3 inet manual\niface ens9 inet dhcp\n')
+    expect(after[path]).toBe(
+      'source /etc/network/interfaces.d/*\nauto lo\niface lo inet loopback\n\n#allow-hotplug ens3\n#auto ens9\n#iface ens3 inet static\n#  address 10.0.0.2/24\n\n#iface ens9 inet manual\n',
+    )
     expect(levels(await checkNetwork(rootOf(after)))).toEqual(['ok network'])
+    const kept = { ...on, [path]: 'auto ens3\nno-auto-down ens3\niface ens3 inet manual\n' }
+    expect(levels(await checkNetwork(rootOf(kept)))).toEqual(['ok network'])
   })
 
   test('netplan, repaired by a file that makes its cards critical', async () => {

@@ -123,38 +123,58 @@ function addUnder(text: string, section: string, line: string): string {
   return [...lines.slice(0, at + 1), line, ...lines.slice(at + 1)].join('\n')
 }
 
-/** interfaces(5): a stanza 'iface NAME inet METHOD', started by 'auto NAME' or 'allow-hotplug NAME'. */
+/**
+ * interfaces(5): a stanza 'iface NAME inet METHOD', started by 'auto NAME' or 'allow-hotplug NAME'. Any stanza counts, manual
+ * too: open-iscsi tells ifupdown that the root's card is up, and when the system stops, `ifdown -a` takes it down by its
+ * stanza, before the root is unmounted.
+ */
 async function checkIfupdown(root: Root): Promise<ImageFinding[]> {
   const hasTool = (await exists(root, '/sbin/ifup')) || (await exists(root, '/usr/sbin/ifup'))
   if (!hasTool) return []
   const main = await readText(root, '/etc/network/interfaces')
   const files: (readonly [string, string])[] = main === undefined ? [] : [['/etc/network/interfaces', main]]
   files.push(...(await readFolder(root, '/etc/network/interfaces.d', '')))
-  const started = new Set<string>()
-  for (const [, text] of files) {
-    for (const line of settingLines(text)) {
-      const match = /^(?:auto|allow-hotplug|allow-auto)\s+(.*)$/.exec(line)
-      for (const name of match?.[1]?.split(/\s+/) ?? []) started.add(name)
-    }
-  }
+  const started = namesBehind(files, /^(?:auto|allow-hotplug|allow-auto)\s+(.*)$/)
+  const kept = namesBehind(files, /^no-auto-down\s+(.*)$/)
   const findings: ImageFinding[] = []
   for (const [path, text] of files) {
     for (const line of settingLines(text)) {
       const [, name = '', method = ''] = /^iface\s+(\S+)\s+inet\s+(\S+)/.exec(line) ?? []
-      if (name === '' || name === 'lo' || method === 'manual' || !started.has(name)) continue
-      const stanza = new RegExp(`^(\\s*iface\\s+${escaped(name)}\\s+inet\\s+)${escaped(method)}`, 'm')
-      const edit = (before: string): string => before.replace(stanza, '$1manual')
-      findings.push({
-        ...error('network.ifupdown', `${path} sets up ${name} (${method})`, why, `Make it: iface ${name} inet manual`),
-        repairs: [{ kind: 'edit', partition: root.partition, path, edit }],
-      })
+      const isSetUp = started.has(name) && method !== 'manual'
+      if (name === '' || name === 'lo' || (kept.has(name) && !isSetUp)) continue
+      const next = `Take ${name} out of ${path}: its stanza and its name behind auto and allow-hotplug.`
+      const found = isSetUp
+        ? error('network.ifupdown', `${path} sets up ${name} (${method})`, why, next)
+        : warning('network.ifupdown', `${path} knows ${name} (${method})`, whyAtStop, next)
+      const edit = (before: string): string => withoutInterface(before, name)
+      findings.push({ ...found, repairs: [{ kind: 'edit', partition: root.partition, path, edit }] })
     }
   }
   return findings
 }
 
-function escaped(text: string): string {
-  return text.replaceAll(/[.*+?^${}()|[\]\\]/g, '\\$&')
+const whyAtStop = 'When the system stops, ifdown takes the card away before the root is unmounted: it hangs.'
+
+function namesBehind(files: readonly (readonly [string, string])[], line: RegExp): Set<string> {
+  const lines = files.flatMap(([, text]) => settingLines(text))
+  return new Set(lines.flatMap((each) => line.exec(each)?.[1]?.split(/\s+/) ?? []))
+}
+
+/** Its stanzas become comments, up to the next word that begins one; its name goes from the lines that start interfaces. */
+function withoutInterface(text: string, name: string): string {
+  const begins = /^\s*(iface|mapping|auto|allow-\S+|no-auto-down|no-scripts|source|source-directory|rename|template)\s/
+  let isInside = false
+  return text
+    .split('\n')
+    .flatMap((line) => {
+      const words = line.trim().split(/\s+/)
+      if (begins.test(line)) isInside = words[0] === 'iface' && words[1] === name
+      if (isInside && line.trim() !== '' && !line.trim().startsWith('#')) return [`#${line}`]
+      if (!/^(auto|allow-\S+)$/.test(words[0] ?? '') || !words.includes(name)) return [line]
+      const left = words.filter((word) => word !== name)
+      return left.length > 1 ? [left.join(' ')] : [`#${line}`]
+    })
+    .join('\n')
 }
 
 async function checkCloudInit(root: Root): Promise<ImageFinding[]> {

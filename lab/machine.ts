@@ -10,9 +10,11 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { Mac } from '../src/base/address.ts'
 import { OperationError } from '../src/base/errors.ts'
 import type { Child } from './child.ts'
-import type { LabNetwork } from './namespace.ts'
-import { FrameRedirector, PlainPxe } from './plain-pxe.ts'
+import { FrameRedirector } from './frame-redirector.ts'
+import { type LabNetwork, lab } from './namespace.ts'
+import { PlainPxe } from './plain-pxe.ts'
 import { Screen, type Seen } from './screen.ts'
+import { tagged, untagged } from './vlan-port.ts'
 
 export type Firmware =
   /** SeaBIOS and the network card's own iPXE ROM. */
@@ -40,6 +42,8 @@ export type MachineOptions = {
   readonly clock?: string
   /** UEFI: a file with the authorities that its HTTPS believes, as `slipway ca export --format efi` writes it. */
   readonly enrolledAuthorities?: string
+  /** Its port carries this VLAN too, with tags: the network's storage network (`LabNetwork.addStorage`). */
+  readonly storageVlan?: number
   /** A disk of its own, which it starts from before it asks the network: a file, or what else QEMU can open. */
   readonly disk?: { readonly file: string; readonly format: 'raw' | 'qcow2' }
 }
@@ -84,25 +88,27 @@ export class Machine {
     const mac = options.mac ?? '52:54:00:77:00:10'
     const folder = await mkdtemp(join(tmpdir(), 'slipway-machine-'))
     const redirector = new FrameRedirector()
-    const tap = await options.network.addTap()
+    const taps = [await options.network.addTap()]
     const cleanUp = async (): Promise<void> => {
       redirector.close()
       await rm(folder, { recursive: true, force: true })
-      await options.network.removeTap(tap)
+      for (const tap of taps) await options.network.removeTap(tap)
     }
     try {
       const firmware = await firmwareArguments(options.firmware, folder, mac)
       const plainPxe = new PlainPxe()
       const filter =
-        options.firmware === 'bios-pxe' ? await redirector.listen(folder, 'n0', (frame) => plainPxe.rewrite(frame)) : []
+        options.firmware === 'bios-pxe'
+          ? await redirector.listen(folder, 'n0', 'rx', (frame) => plainPxe.rewrite(frame))
+          : []
       const emulator = options.firmware === 'uboot-arm64' ? 'qemu-system-aarch64' : 'qemu-system-x86_64'
+      if (options.storageVlan !== undefined) taps.push(await options.network.addTap(lab.storageName))
       const command = [
         emulator,
         ...['-accel', 'tcg', '-m', String(options.memoryMebibytes ?? 512)],
         ...['-nodefaults', '-vga', 'none', '-display', 'none'],
         ...['-chardev', 'stdio,id=console,signal=off', '-serial', 'chardev:console'],
-        // vnet_hdr=off: a filter would see offload headers before the frames.
-        ...['-netdev', `tap,id=n0,ifname=${tap},script=no,downscript=no,vnet_hdr=off`],
+        ...(await cables(options, taps, folder, redirector)),
         ...firmware,
         ...enrolled(options),
         ...diskArguments(options),
@@ -152,6 +158,26 @@ export class Machine {
     this.#off ??= this.#qemu.stop('SIGKILL').then(this.#cleanUp)
     return this.#off
   }
+}
+
+/** What its network card n0 is plugged into. */
+async function cables(
+  { storageVlan }: MachineOptions,
+  [boot = '', storage = '']: readonly string[],
+  folder: string,
+  redirector: FrameRedirector,
+): Promise<string[]> {
+  // vnet_hdr=off: a filter would see offload headers before the frames.
+  const tap = (id: string, name: string): string => `tap,id=${id},ifname=${name},script=no,downscript=no,vnet_hdr=off`
+  if (storageVlan === undefined) return ['-netdev', tap('n0', boot)]
+  const hubPort = (id: string, netdev: string): string[] => ['-netdev', `hubport,id=${id},hubid=0${netdev}`]
+  return [
+    ...hubPort('n0', ''),
+    ...['-netdev', tap('boot', boot), ...hubPort('to-boot', ',netdev=boot')],
+    ...['-netdev', tap('storage', storage), ...hubPort('to-storage', ',netdev=storage')],
+    ...(await redirector.listen(folder, 'storage', 'rx', (frame) => untagged(frame, storageVlan))),
+    ...(await redirector.listen(folder, 'storage', 'tx', (frame) => tagged(frame, storageVlan))),
+  ]
 }
 
 async function firmwareArguments(firmware: Firmware, folder: string, mac: Mac): Promise<string[]> {

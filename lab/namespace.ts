@@ -71,13 +71,13 @@ export class LabNetwork {
     await this.run(['ip', '-batch', '-'], 'ip', `${commands.join('\n')}\n`)
   }
 
-  /** A new tap on the bridge. QEMU opens it by name, inside the namespace. */
-  async addTap(): Promise<string> {
+  /** A new tap on a bridge. QEMU opens it by name, inside the namespace. */
+  async addTap(bridge: string = lab.interfaceName): Promise<string> {
     const name = `slipway0-tap${this.#tapCount++}`
     await this.run(
       ['ip', '-batch', '-'],
       'ip',
-      `tuntap add dev ${name} mode tap\nlink set ${name} master ${lab.interfaceName} addrgenmode none up\n`,
+      `tuntap add dev ${name} mode tap\nlink set ${name} master ${bridge} addrgenmode none up\n`,
     )
     return name
   }

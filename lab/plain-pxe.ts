@@ -3,13 +3,7 @@
  * "iPXE" in option 77, what they can do in option 175); a plain ROM says neither and gets a boot loader by TFTP. This takes
  * both options out of what the machine sends, from power-on until it asks for a file by TFTP: from then on the loader that
  * it fetched speaks for itself.
- *
- * QEMU's filter-redirector hands each frame that the guest sends to a socket, as a length and the frame, and takes
- * it back, changed, from another.
  */
-import { createServer, type Server, type Socket } from 'node:net'
-
-const frameLimitBytes = 65_536 + 64
 const ethernetBytes = 14
 const udpBytes = 8
 const bootpBytes = 236
@@ -88,63 +82,4 @@ function internetChecksum(bytes: Uint8Array): number {
   for (let at = 0; at < bytes.byteLength; at += 2) sum += view.getUint16(at)
   while (sum > 0xffff) sum = (sum & 0xffff) + (sum >>> 16)
   return ~sum & 0xffff
-}
-
-/** The two sockets that QEMU connects to, in a folder of the machine's own. */
-export class FrameRedirector {
-  readonly #servers: Server[] = []
-  readonly #sockets = new Set<Socket>()
-
-  /** @returns QEMU's arguments for the network card `netdev`. */
-  async listen(folder: string, netdev: string, rewrite: (frame: Uint8Array) => Uint8Array): Promise<string[]> {
-    const fromGuest = `${folder}/from-guest.sock`
-    const toNetwork = `${folder}/to-network.sock`
-    let network: Socket | undefined
-    await this.#accept(toNetwork, (socket) => {
-      network = socket
-    })
-    await this.#accept(fromGuest, (socket) => {
-      let buffered: Buffer = Buffer.alloc(0)
-      socket.on('data', (chunk) => {
-        buffered = Buffer.concat([buffered, chunk])
-        while (buffered.byteLength >= 4) {
-          const bytes = buffered.readUInt32BE(0)
-          if (bytes > frameLimitBytes) socket.destroy(new Error(`a frame of ${bytes} bytes`))
-          if (buffered.byteLength < 4 + bytes) break
-          const frame = rewrite(buffered.subarray(4, 4 + bytes))
-          const header = Buffer.alloc(4)
-          header.writeUInt32BE(frame.byteLength)
-          network?.write(Buffer.concat([header, frame]))
-          buffered = buffered.subarray(4 + bytes)
-        }
-      })
-    })
-    return [
-      ...['-chardev', `socket,id=from-guest,path=${fromGuest}`],
-      ...['-chardev', `socket,id=to-network,path=${toNetwork}`],
-      // Seen from the network card, what the guest sends is what it receives: "rx".
-      // That queue passes its filters from the last to the first.
-      ...['-object', `filter-redirector,id=give,netdev=${netdev},queue=rx,indev=to-network`],
-      ...['-object', `filter-redirector,id=take,netdev=${netdev},queue=rx,outdev=from-guest`],
-    ]
-  }
-
-  async #accept(path: string, use: (socket: Socket) => void): Promise<void> {
-    const server = createServer((socket) => {
-      this.#sockets.add(socket)
-      socket.on('error', () => socket.destroy())
-      socket.on('close', () => this.#sockets.delete(socket))
-      use(socket)
-    })
-    this.#servers.push(server)
-    await new Promise<void>((resolve, reject) => {
-      server.once('error', reject)
-      server.listen(path, resolve)
-    })
-  }
-
-  close(): void {
-    for (const socket of this.#sockets) socket.destroy()
-    for (const server of this.#servers) server.close()
-  }
 }

@@ -23,7 +23,7 @@ export const importAuthority: readonly string[] = ['ca', 'import', join(folder, 
 
 /** HTTPS is up when it resolves. */
 export async function rigWithBuilds(
-  options: Pick<RigOptions, 'variant'> & { readonly before?: readonly (readonly string[])[] },
+  options: Pick<RigOptions, 'variant' | 'prepare' | 'config'> & { readonly before?: readonly (readonly string[])[] },
 ): Promise<Rig> {
   const before = [...(options.before ?? [importAuthority]), ...addAll]
   const made = await rig({ ...options, dhcp: 'own', admit: 'all', chap: 'mutual', before })

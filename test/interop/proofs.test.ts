@@ -16,6 +16,7 @@ const alpha = '52:54:00:77:00:41'
 const beta = '52:54:00:77:00:42'
 const signed = '52:54:00:77:00:43'
 const plain = '52:54:00:77:00:44'
+const strict = '52:54:00:77:00:45'
 const withinMs = 15_000
 const old = ['--tls-max', '1.2', '--ciphers', 'AES128-SHA256']
 const modern = ['--tls-max', '1.2', '--ciphers', 'ECDHE-RSA-AES128-GCM-SHA256']
@@ -31,7 +32,8 @@ beforeAll(async () => {
   await writeFile(at('disk.img'), Buffer.alloc(1024 * 1024, 1))
   network = await LabNetwork.create()
   const require = (mac: string, proof: string): string => `[machine."${mac}"]\nrequire = "${proof}"\n`
-  const config = require(alpha, 'certificate') + require(beta, 'certificate') + require(signed, 'login')
+  const demands = require(alpha, 'certificate') + require(beta, 'certificate') + require(signed, 'login')
+  const config = `${demands}[machine."${strict}"]\ntransport = "strict"\n`
   server = await SlipwayServer.start({ network, imagePath: at('disk.img'), dhcp: 'own', admit: 'all', config })
   await server.waitFor('serviceReady', withinMs, ({ service }) => service === 'https')
   await slipway(['ca', 'export', at('ca.crt')])
@@ -67,6 +69,14 @@ const as = (machine: string): string[] => [
 ]
 const holdsSecrets = /^set password \S{16}$/m
 const eventsOf = (mac: string): string[] => server.events.filter((event) => event.mac === mac).map(({ kind }) => kind)
+
+test('a machine whose transport is strict gets its script by TLS, and by HTTP the reason why not; others get theirs', async () => {
+  const refused = await ask(strict, 'http://')
+  expect(refused.script).toContain('gets its script by HTTPS only')
+  expect(refused.script).not.toMatch(holdsSecrets)
+  expect((await ask(strict, 'https://', old)).script).toMatch(holdsSecrets)
+  expect((await ask(plain, 'http://')).script).toMatch(holdsSecrets)
+})
 
 test('a machine that must show a certificate gets nothing without, by whatever way it asks', async () => {
   expect((await ask(alpha, 'http://')).script).toContain('gets its script by HTTPS only')

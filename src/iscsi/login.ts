@@ -424,7 +424,10 @@ function checkProof(
   if (response === undefined) return failed('protocolError', 'a CHAP_R that is no binary item')
   const proven = verify(terms.hash, challenge, authentication.initiator, { user, response })
   if (proven === undefined) {
-    return failed('wrongCredentials', `CHAP as '${user}' failed`, loginStatus.authenticationFailed)
+    // Without the name: that of a boot is as random as its secret, and is told to nobody but the machine.
+    const isKnown = authentication.initiator.some((credential) => credential.user === user)
+    const what = isKnown ? 'CHAP with a wrong secret' : 'CHAP with a user that is not, or no longer, known'
+    return failed('wrongCredentials', what, loginStatus.authenticationFailed)
   }
   const mutual = proveOurselves(terms, authentication.mutualRequired === true, proven.target, challenge, offers)
   if ('output' in mutual) return mutual

@@ -29,7 +29,8 @@ export function describeTargetEvent(event: TargetEvent): string {
       const { authentication } = event
       if (authentication.kind === 'none') return `${who(event.session)} logged in, nothing proved`
       const proved = `${authentication.mutual ? 'mutual' : 'one-way'} CHAP with ${authentication.algorithm}`
-      return `${who(event.session)} logged in as ${authentication.user}, ${proved}`
+      const weak = authentication.downgraded ? ' (it offered nothing better)' : ''
+      return `${who(event.session)} logged in as ${authentication.user}, ${proved}${weak}`
     }
     case 'sessionClosed': {
       const moved = `${formatBytes(event.readBytes)} read, ${formatBytes(event.writtenBytes)} written`

@@ -137,6 +137,7 @@ export function fromIscsi(
             bootId: bootOf(session),
             authentication: proved,
             algorithm: chap?.algorithm,
+            ...(chap?.downgraded === true ? { downgraded: true } : {}),
             reinstated: false,
           },
         },

@@ -115,6 +115,8 @@ export type Happening =
       readonly authentication: 'none' | 'oneWay' | 'mutual'
       /** Undefined without CHAP. */
       readonly algorithm: string | undefined
+      /** The initiator offered nothing better than MD5 or SHA-1. Absent where that is not so. */
+      readonly downgraded?: boolean
       /** It took the place of a session that a power cut or a restart left behind. */
       readonly reinstated: boolean
     }

@@ -89,6 +89,9 @@ test('an event is one line of JSON that reads back, and one line for people', ()
   const { atMs, ...fields } = event
   expect(rest).toEqual(fields)
   expect(humanLine(event)).toBe('14:13:20.000 52:54:00:77:00:10 logs in to its disk (iPXE, mutual CHAP with md5)')
+  expect(humanLine({ ...event, downgraded: true } as typeof event)).toContain(
+    '(iPXE, mutual CHAP with md5, for it offered nothing better)',
+  )
 })
 
 test('whatever a peer called a file, a line stays a line', () => {

@@ -196,7 +196,8 @@ function loginOf(event: Extract<Happening, { kind: 'iscsiLogin' }>): string {
   const who = { firmware: 'firmware', ipxe: 'iPXE', system: 'operating system', unknown: 'initiator' }[event.stage]
   const chap = event.algorithm === undefined ? 'CHAP' : `CHAP with ${event.algorithm}`
   const proof = { none: 'no proof', oneWay: chap, mutual: `mutual ${chap}` }[event.authentication]
-  return `${who}, ${proof}${event.reinstated ? ', in place of a session left behind' : ''}`
+  const weak = event.downgraded === true ? ', for it offered nothing better' : ''
+  return `${who}, ${proof}${weak}${event.reinstated ? ', in place of a session left behind' : ''}`
 }
 
 function seconds(durationMs: number): string {

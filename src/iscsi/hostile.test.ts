@@ -4,11 +4,6 @@
  */
 import { expect, test } from 'vitest'
 import { read10, write10 } from '../../test/simulation/iscsi.ts'
-import { seededRandom } from '../base/random.ts'
-import { Connection } from './connection.ts'
-import { noTag } from './header.ts'
-import { encodeInitiatorPdu, type InitiatorPdu } from './initiator-pdu.ts'
-import { sendQueueBytesToPause } from './limits.ts'
 import {
   bystanderName,
   conversation,
@@ -23,7 +18,12 @@ import {
   pick,
   settle,
   whole,
-} from './testing/hostile.ts'
+} from '../../test/simulation/iscsi-hostile.ts'
+import { seededRandom } from '../base/random.ts'
+import { Connection } from './connection.ts'
+import { noTag } from './header.ts'
+import { encodeInitiatorPdu, type InitiatorPdu } from './initiator-pdu.ts'
+import { sendQueueBytesToPause } from './limits.ts'
 import { encodeText, formatHexadecimal } from './text.ts'
 
 const fuzzRuns = Number(process.env['SLIPWAY_FUZZ_RUNS'] ?? 1_500)

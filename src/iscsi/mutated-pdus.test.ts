@@ -4,13 +4,6 @@
  * a failure says which run it was, and SLIPWAY_FUZZ_SEED goes there.
  */
 import { beforeAll, expect, test } from 'vitest'
-import { seededRandom } from '../base/random.ts'
-import { Secret } from '../base/secret.ts'
-import { Connection } from './connection.ts'
-import { noTag } from './header.ts'
-import { encodeInitiatorPdu } from './initiator-pdu.ts'
-import { sendQueueBytesToPause } from './limits.ts'
-import type { Authentication } from './policy.ts'
 import {
   below,
   bystanderName,
@@ -25,7 +18,14 @@ import {
   operationalWays,
   pick,
   settle,
-} from './testing/hostile.ts'
+} from '../../test/simulation/iscsi-hostile.ts'
+import { seededRandom } from '../base/random.ts'
+import { Secret } from '../base/secret.ts'
+import { Connection } from './connection.ts'
+import { noTag } from './header.ts'
+import { encodeInitiatorPdu } from './initiator-pdu.ts'
+import { sendQueueBytesToPause } from './limits.ts'
+import type { Authentication } from './policy.ts'
 
 /** Mutated PDUs in all. SLIPWAY_FUZZ_PDUS is for longer campaigns. */
 const mutatedPdus = Number(process.env['SLIPWAY_FUZZ_PDUS'] ?? 1_000_000)

@@ -61,12 +61,17 @@ test('ports that systemd opened are used, so that a restart loses no connection 
   onTestFinished(() => network.close())
   const { path } = await goldenImage('tiny')
   const { serverAddress } = lab
-  const sockets = ['-l', `${serverAddress}:80`, '-l', `${serverAddress}:3260`]
+  const sockets = [80, 443, 8443, 3260].flatMap((port) => ['-l', `${serverAddress}:${port}`])
   const command = [slipway, 'up', path, '--dhcp', range, '--state', folderOf()]
   const server = network.start(['systemd-socket-activate', ...sockets, ...command], { name: 'slipway' })
   // The first connection starts it; the answer comes from the program that was not there when the client connected.
   const curl = ['curl', '-sS', '--retry', '5', '--retry-connrefused', '-o', '/dev/null', '-w', '%{http_code}']
   expect(await network.run([...curl, `http://${serverAddress}/boot/52-54-00-00-00-01.ipxe`], 'curl')).toBe('200')
+  // Both wait in their queues until a first start has made its keys, a few seconds later.
+  for (const port of [443, 8443]) {
+    const secure = `https://${serverAddress}:${port}/boot/52-54-00-00-00-01.ipxe`
+    expect(await network.run([...curl, '--insecure', secure], 'curl')).toBe('200')
+  }
   expect(await server.stop('SIGINT', 10_000)).toEqual({ code: 0, signal: null })
 })
 

@@ -1,24 +1,14 @@
 /** `slipway up`: everything that a diskless machine needs, plugged together, started in order and stopped in order. */
-import { formatIpv4, type Mac, parseIpv4 } from '../base/address.ts'
-import { messageOf, OperationError } from '../base/errors.ts'
+import { messageOf } from '../base/errors.ts'
 import { createBlockCache } from '../block/cache.ts'
 import type { RemoteState } from '../block/remote.ts'
-import { openLeaseLog } from '../dhcp/lease-log.ts'
-import { type DhcpEvent, type DhcpEvents, forgetfulLeaseStore, type LeaseStore } from '../dhcp/policy.ts'
-import { type DhcpServerTerms, startDhcpServer } from '../dhcp/server.ts'
-import { startSolicitationResponder } from '../dhcp/solicitation-responder.ts'
 import { base32 } from '../fleet/credentials.ts'
-import { Fleet } from '../fleet/fleet.ts'
-import type { Assignment } from '../fleet/machine.ts'
-import { namingAuthorityDefault } from '../fleet/names.ts'
-import type { FleetStore } from '../fleet/store.ts'
+import type { Fleet } from '../fleet/fleet.ts'
 import { linkAddressOf } from '../host/arp.ts'
 import { systemClock } from '../host/clock.ts'
 import { kindOf, makeDirectory } from '../host/directory.ts'
-import { openFile } from '../host/file.ts'
 import { openFleetStore } from '../host/fleet-store.ts'
 import { systemHash } from '../host/hash.ts'
-import { systemIcmpv6 } from '../host/icmpv6.ts'
 import { chooseInterface, listInterfaces, type NetworkInterface } from '../host/interfaces.ts'
 import { openJournalStore } from '../host/journal-store.ts'
 import { scryptPasswords } from '../host/password.ts'
@@ -26,18 +16,19 @@ import { resolve } from '../host/path.ts'
 import { systemRandom } from '../host/random.ts'
 import { lockStateDirectory } from '../host/state-directory.ts'
 import { systemTcp } from '../host/tcp.ts'
-import { createNeighbours, systemUdp } from '../host/udp.ts'
+import { systemUdp } from '../host/udp.ts'
 import { serveHttp } from '../http/server.ts'
 import { createIscsiTarget } from '../iscsi/server.ts'
 import type { BootEvent } from '../journal/events.ts'
 import { Journal } from '../journal/journal.ts'
-import type { RandomAccessFile } from '../ports/file.ts'
 import type { Log } from '../ports/log.ts'
 import { serveTftp } from '../tftp/server.ts'
-import { BootDesk, type BootDeskParts } from './boot-desk.ts'
+import { BootDesk } from './boot-desk.ts'
 import { BootTraces } from './boot-traces.ts'
 import { Clones } from './clones.ts'
-import { formatRange, policyOfImage, type UpConfig } from './config.ts'
+import { policyOfImage, type UpConfig } from './config.ts'
+import { assignmentsOf, createFleet, firmwareTrust } from './configured-fleet.ts'
+import { startDhcp } from './dhcp-service.ts'
 import { DiskDesk } from './disk-desk.ts'
 import { EventStream } from './event-stream.ts'
 import { FirmwareHttps } from './firmware-https.ts'
@@ -51,7 +42,7 @@ import { Roster } from './roster.ts'
 import { ImageShelf } from './shelf.ts'
 import { trustFolder } from './site-authority.ts'
 import { storageNetworkOf, storageTcp } from './storage-network.ts'
-import { fromDhcp, fromHttp, fromIscsi, fromTftp, type Said } from './translate.ts'
+import { fromHttp, fromIscsi, fromTftp, type Said } from './translate.ts'
 import { watchFleet } from './watch-fleet.ts'
 
 export interface RunningServer {
@@ -276,143 +267,4 @@ async function whatIsServed(
     return { filePath: resolve(said), image: golden }
   }
   return { filePath: undefined, image: reference }
-}
-
-/** What the configuration assigns, to all and to some. */
-function assignmentsOf({ terms }: Fleet): Assignment[] {
-  return [terms.assignment, ...(terms.assignments?.values() ?? [])]
-}
-
-function createFleet(config: UpConfig, image: ImageReference, store: FleetStore): Fleet {
-  const assignment: Assignment = { image: image.name, version: image.version, clonePolicy: undefined }
-  const assignments = new Map<Mac, Assignment>()
-  for (const { mac, image: own, clonePolicy } of config.machines) {
-    if (own === undefined && clonePolicy === undefined) continue
-    assignments.set(mac, {
-      ...assignment,
-      ...(own === undefined ? {} : { image: own.name, version: own.version }),
-      ...(clonePolicy === undefined ? {} : { clonePolicy }),
-    })
-  }
-  const fleet = new Fleet(
-    {
-      policy: config.admit,
-      namingAuthority: namingAuthorityDefault,
-      assignment,
-      assignments,
-      transport: config.transport,
-      require: config.require,
-      demands: new Map(config.machines.map((machine) => [machine.mac, machine])),
-    },
-    store,
-    (byteCount) => systemRandom.bytes(byteCount),
-  )
-  for (const machine of config.machines) fleet.configure(machine, systemClock.wallMs())
-  return fleet
-}
-
-/** Where nothing is said of a machine: who set strict wants no loader by plain HTTP either. */
-function firmwareTrust(config: UpConfig, fleet: Fleet): BootDeskParts['firmwareTrustsUs'] {
-  const own = new Map(config.machines.map(({ mac, uefiHttps }) => [mac, uefiHttps]))
-  return (machine) => {
-    const transport = machine === undefined ? fleet.terms.transport : fleet.transportOf(machine)
-    return own.get(machine?.mac ?? '') ?? config.uefiHttps ?? transport === 'strict'
-  }
-}
-
-type DhcpParts = {
-  readonly config: UpConfig
-  readonly network: NetworkInterface
-  readonly bootDesk: BootDesk
-  readonly roster: Roster
-  readonly events: EventStream
-  readonly log: Log
-  /** A file of the state directory. */
-  file(name: string): string
-}
-
-/** Returns what stops it. */
-async function startDhcp(parts: DhcpParts): Promise<() => Promise<void>> {
-  const { config, network, bootDesk, roster, events, log } = parts
-  const solicitation: { hear?: (event: DhcpEvent) => void } = {}
-  const dhcpEvents: DhcpEvents = {
-    emit: (event) => {
-      solicitation.hear?.(event)
-      if (event.kind === 'leased') roster.hasAddress(event.client.mac, event.address)
-      for (const { whose, happening } of fromDhcp(event, (client) => bootDesk.reasonFor(client))) {
-        events.emit(whose, happening)
-      }
-    },
-  }
-  const leases = config.dhcp.mode === 'server' ? await openLeases(parts) : undefined
-  const server = await startDhcpServer(
-    dhcpTerms(config, network),
-    { udp: systemUdp, neighbours: createNeighbours(), clock: systemClock, log },
-    { advisor: bootDesk, leases: leases?.store ?? forgetfulLeaseStore, events: dhcpEvents },
-  )
-  // Without router advertisements a boot works, only slower; so a machine without IPv6 or the capability goes on.
-  const responder = await startSolicitationResponder(
-    { interfaceName: network.name, linkAddress: linkAddressBytes(network.mac) },
-    { icmpv6: systemIcmpv6, clock: systemClock },
-    dhcpEvents,
-  ).catch((error: unknown) => {
-    log.info('no router advertisements: an iPXE of 2019 waits 12 s longer', { reason: messageOf(error) })
-    return undefined
-  })
-  if (responder !== undefined) solicitation.hear = (event) => responder.hear(event)
-  const { range } = config.dhcp
-  const what = range === undefined ? 'proxy' : formatRange(range)
-  events.emit({}, { kind: 'serviceReady', service: 'dhcp', endpoint: `${network.name}:${config.ports.dhcp} (${what})` })
-  return async () => {
-    responder?.close()
-    await server.close()
-    await leases?.close()
-  }
-}
-
-async function openLeases({ file }: DhcpParts): Promise<{ store: LeaseStore; close: () => Promise<void> }> {
-  const open = async (name: string): Promise<RandomAccessFile> =>
-    openFile(file(name), 'readWrite').catch((error: unknown) => {
-      if (error instanceof OperationError && error.code === 'fileMissing') return openFile(file(name), 'createNew')
-      throw error
-    })
-  const files = [await open('leases-a'), await open('leases-b')] as const
-  const store = openLeaseLog(files)
-  return {
-    store,
-    close: async () => {
-      await store.close()
-      for (const each of files) await each.close()
-    },
-  }
-}
-
-function dhcpTerms(config: UpConfig, network: NetworkInterface): DhcpServerTerms {
-  const { range, router, dns, leaseSeconds } = config.dhcp
-  const common = { interfaceName: network.name, port: config.ports.dhcp, bootServerPort: config.ports.pxe }
-  if (range === undefined) return { ...common, mode: { kind: 'proxy', serverAddress: network.address } }
-  return {
-    ...common,
-    mode: {
-      kind: 'server',
-      pool: {
-        serverAddress: network.address,
-        prefixBits: prefixBitsOf(network.netmask),
-        from: formatIpv4(range.first),
-        to: formatIpv4(range.last),
-        ...(router === undefined ? {} : { routers: [router] }),
-        domainNameServers: dns,
-        leaseSeconds,
-      },
-    },
-  }
-}
-
-function prefixBitsOf(netmask: string): number {
-  const bits = parseIpv4(netmask) ?? 0
-  return bits.toString(2).replaceAll('0', '').length
-}
-
-function linkAddressBytes(mac: string): Uint8Array {
-  return Uint8Array.from(mac.split(':').map((part) => Number.parseInt(part, 16)))
 }

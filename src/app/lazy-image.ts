@@ -111,6 +111,7 @@ function forwarded(file: Awaited<ReturnType<typeof openFile>>): Awaited<ReturnTy
     sync: () => file.sync(),
     punchHole: (offset, bytes) => file.punchHole(offset, bytes),
     truncate: (sizeBytes) => file.truncate(sizeBytes),
+    grow: (sizeBytes) => file.grow(sizeBytes),
     close: () => file.close(),
   }
 }

@@ -190,6 +190,10 @@ export class LazyFile implements RandomAccessFile {
     throw new Error('a lazy file is read-only')
   }
 
+  grow(): never {
+    throw new Error('a lazy file is read-only')
+  }
+
   async sync(): Promise<void> {
     await this.#record()
   }

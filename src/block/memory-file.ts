@@ -80,6 +80,11 @@ class PagedMemory implements MemoryFile {
     return Promise.resolve()
   }
 
+  grow(sizeBytes: number): Promise<void> {
+    this.#sizeBytes = Math.max(this.#sizeBytes, sizeBytes)
+    return Promise.resolve()
+  }
+
   close(): Promise<void> {
     this.#places.clear()
     this.#slabs.length = 0

@@ -52,6 +52,10 @@ class MemoryFile implements RandomAccessFile {
     this.content = this.content.slice(0, sizeBytes)
   }
 
+  grow(): never {
+    throw new Error('the log never grows but by writing')
+  }
+
   async close(): Promise<void> {}
 }
 

@@ -58,6 +58,29 @@ test('a sparse file says where it takes space', async () => {
   await file.close()
 })
 
+test('a file that grows while it is written keeps what is written behind its new end', async () => {
+  const file = await openFile(join(folder, 'e'), 'createNew')
+  const small = new Uint8Array(4096).fill(7)
+  const large = new Uint8Array(1 << 20).fill(8)
+  for (let at = 0; at < 64 * (1 << 22); at += 1 << 22) {
+    // One goes through the thread pool, and may have made the file longer before anybody is told; one comes meanwhile.
+    const earlier = file.write(at + (1 << 21), large)
+    const growing = file.grow(at + 4096)
+    const later = file.write(at + (1 << 20), small)
+    await Promise.all([earlier, growing, later])
+    const read = new Uint8Array(1 << 20)
+    await file.read(at + (1 << 21), read)
+    expect(Buffer.compare(read, large), `the earlier write, at ${at}`).toBe(0)
+    await file.read(at + (1 << 20), read.subarray(0, 4096))
+    expect(Buffer.compare(read.subarray(0, 4096), small), `the later write, at ${at}`).toBe(0)
+  }
+  await file.grow(1 << 30)
+  expect(file.sizeBytes()).toBe(1 << 30)
+  await file.grow(4096)
+  expect(statSync(file.path).size).toBe(1 << 30)
+  await file.close()
+})
+
 test.each([
   ['a file that is not there', '/nonexistent/x', 'readOnly', 'fileMissing'],
   ['a directory', '/tmp', 'readOnly', 'notAFile'],

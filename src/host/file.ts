@@ -69,6 +69,9 @@ class SystemFile implements RandomAccessFile {
   #sizeBytes: number
   #readsAtOnce: boolean = native !== undefined
   #writesWaitUntilMs = 0
+  /** Writes in the thread pool: the file may be longer than `#sizeBytes` says until they have ended. */
+  readonly #writesUnderWay = new Set<Promise<void>>()
+  #growing: Promise<void> | undefined
   #patienceMs = patienceMsMin
 
   constructor(path: string, handle: FileHandle, readOnly: boolean, sizeBytes: number) {
@@ -93,9 +96,10 @@ class SystemFile implements RandomAccessFile {
 
   write(offset: number, source: Uint8Array): Promise<void> | undefined {
     assert(!this.readOnly, 'a file opened read-only is never written')
+    if (this.#growing !== undefined) return this.#growing.then(() => this.write(offset, source))
     const beganMs = performance.now()
     if (native === undefined || source.byteLength > writeAtOnceBytesMax || beganMs < this.#writesWaitUntilMs) {
-      return this.#writeSlowly(offset, source)
+      return this.#writeUnderWay(offset, source)
     }
     const written = native.pwrite(this.#handle.fd, source, source.byteLength, offset)
     const number = written < 0 ? native.errno() : 0
@@ -105,11 +109,11 @@ class SystemFile implements RandomAccessFile {
       this.#patienceMs = Math.min(this.#patienceMs * 4, patienceMsMax)
     } else this.#patienceMs = patienceMsMin
     if (written < 0) {
-      if (number === errnoOf['EINTR'] || number === errnoOf['EAGAIN']) return this.#writeSlowly(offset, source)
+      if (number === errnoOf['EINTR'] || number === errnoOf['EAGAIN']) return this.#writeUnderWay(offset, source)
       throw failure(this.path, 'write', nameOfErrno(number))
     }
     this.#sizeBytes = Math.max(this.#sizeBytes, offset + written)
-    return written === source.byteLength ? undefined : this.#writeSlowly(offset + written, source.subarray(written))
+    return written === source.byteLength ? undefined : this.#writeUnderWay(offset + written, source.subarray(written))
   }
 
   async sync(): Promise<void> {
@@ -141,8 +145,35 @@ class SystemFile implements RandomAccessFile {
     this.#sizeBytes = sizeBytes
   }
 
+  async grow(sizeBytes: number): Promise<void> {
+    while (this.#growing !== undefined) await this.#growing
+    if (this.#sizeBytes >= sizeBytes) return
+    // ftruncate would cut off what another write has put behind `sizeBytes` by then: it waits for those that are under
+    // way, and those that come wait for it.
+    const growing = this.#growAlone(sizeBytes).finally(() => {
+      this.#growing = undefined
+    })
+    this.#growing = growing.catch(() => undefined)
+    await growing
+  }
+
   async close(): Promise<void> {
     await this.#handle.close()
+  }
+
+  async #growAlone(sizeBytes: number): Promise<void> {
+    await Promise.allSettled(this.#writesUnderWay)
+    if (this.#sizeBytes < sizeBytes) await this.truncate(sizeBytes)
+  }
+
+  #writeUnderWay(offset: number, source: Uint8Array): Promise<void> {
+    const writing = this.#writeSlowly(offset, source)
+    this.#writesUnderWay.add(writing)
+    const ended = (): void => {
+      this.#writesUnderWay.delete(writing)
+    }
+    writing.then(ended, ended)
+    return writing
   }
 
   /** How many bytes from the start of `target` were in the page cache. */

@@ -22,7 +22,10 @@ export interface RandomAccessFile {
   punchHole(offset: number, bytes: number): Promise<boolean>
   /** Whether the byte at `offset` takes space, and how far that holds. Undefined where the file system does not tell. */
   extent?(offset: number): FileExtent | undefined
+  /** Only while nothing is written: a write that extends the file meanwhile may be cut off again. */
   truncate(sizeBytes: number): Promise<void>
+  /** Makes it at least this long, whatever is written meanwhile. */
+  grow(sizeBytes: number): Promise<void>
   close(): Promise<void>
 }
 

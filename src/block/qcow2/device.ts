@@ -557,7 +557,8 @@ export class Qcow2Device implements BlockDevice {
       await this.#markDirty()
       await refcounts.settle()
       const bytes = refcounts.end * this.#clusterBytes
-      if (this.#file.sizeBytes() < bytes) await this.#file.truncate(bytes)
+      // Not `truncate`: writes go on meanwhile, into clusters that were taken after `end` was asked for.
+      await this.#file.grow(bytes)
       await this.#sync()
       if (writes.length > 0) {
         for (const { offset, bytes } of writes) await this.#file.write(offset, bytes)

@@ -141,6 +141,11 @@ export class SimulatedFile implements RandomAccessFile {
     this.#sizeBytes = sizeBytes
   }
 
+  async grow(sizeBytes: number): Promise<void> {
+    this.#alive()
+    this.#sizeBytes = Math.max(this.#sizeBytes, sizeBytes)
+  }
+
   async close(): Promise<void> {
     this.closed = true
   }

@@ -5,6 +5,7 @@
  * take at once goes through Node's stream, whose bookkeeping costs more than the system call.
  */
 import { createConnection, createServer, type Server, type Socket } from 'node:net'
+import { TLSSocket } from 'node:tls'
 import { OperationError } from '../base/errors.ts'
 import type { PeerCertificate, TcpConnection, TcpHandler, TcpListener, TcpNetwork } from '../ports/tcp.ts'
 import type { Endpoint } from '../ports/udp.ts'
@@ -215,8 +216,8 @@ class SystemTcpConnection implements TcpConnection {
   destroy(): void {
     if (this.#closed) return
     this.#leavePolling()
-    // A unix socket knows no RST.
-    if (this.#socket.remoteAddress === undefined) this.#socket.destroy()
+    // A unix socket knows no RST, and Node resets no TLS socket: it throws.
+    if (this.#socket.remoteAddress === undefined || this.#socket instanceof TLSSocket) this.#socket.destroy()
     else this.#socket.resetAndDestroy()
   }
 

@@ -104,7 +104,10 @@ async function serve({ compat, ...changed }: Changed = {}): Promise<Served> {
   return { service, clock, said, happened }
 }
 
-function handshake({ service }: Served, options: ConnectionOptions = {}): Promise<TLSSocket> {
+function handshake(
+  { service }: Served,
+  options: ConnectionOptions & { readonly allowHalfOpen?: boolean } = {},
+): Promise<TLSSocket> {
   return new Promise((resolve, reject) => {
     const port = service.local?.port
     if (port === undefined) throw new Error('HTTPS is not served')
@@ -191,6 +194,21 @@ test('`slipway ca rotate` reaches the running server, and who is connected stays
   const second = (await shown(served)).issuer.CN
   served.clock.move(31_000)
   await expect.poll(async () => (await shown(served)).issuer.CN, { timeout: withinMs }).not.toBe(second)
+})
+
+test('a client that neither ends its request nor hangs up costs its connection, and nobody else notices', async () => {
+  const served = await serve()
+  const slow = await handshake(served, { allowHalfOpen: true })
+  const told = once(slow, 'end')
+  slow.resume().write('GET / HTTP/1.1\r\nHost: ')
+  const tell = setInterval(() => served.clock.move(16_000), 50)
+  await told.finally(() => clearInterval(tell))
+  // Told and waited for in vain: the connection is ended without its consent.
+  served.clock.move(130_000)
+  const next = await handshake(served)
+  next.write('GET / HTTP/1.1\r\nHost: x\r\n\r\n')
+  const [answer] = await once(next, 'data')
+  expect(String(answer)).toMatch(/^HTTP\/1\.1 200 /)
 })
 
 test('an authority that has expired is told, with the way out, and nothing else stops', async () => {

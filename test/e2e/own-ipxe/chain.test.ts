@@ -52,6 +52,9 @@ function expectProtected(server: SlipwayServer, file: string): void {
   expect(server.eventsOf('tftpDone').map((event) => event.file)).toEqual([file])
   expect(server.eventsOf('tlsAgreed').length).toBeGreaterThan(0)
   expect(server.eventsOf('scriptServed')).toMatchObject([{ script: 'boot', encrypted: true }])
-  expect(server.eventsOf('iscsiLogin')).toMatchObject([{ authentication: 'mutual', stage: 'ipxe' }])
+  // On BIOS `sanboot` may open a second session beside the first (docs/quirks.md).
+  expect(
+    new Set(server.eventsOf('iscsiLogin').map(({ stage, authentication }) => `${stage} ${authentication}`)),
+  ).toEqual(new Set(['ipxe mutual']))
   expect(server.eventsOf('machineReported'), 'nothing failed on the way').toEqual([])
 }

@@ -24,7 +24,8 @@ export type PolledConnection = {
   readonly handler: Pick<TcpHandler, 'onData' | 'receiveInto'>
 }
 
-const pollForMs = 0.05
+/** Longer than a client takes to be woken by our answer and to ask again: on a virtual machine that is over 100 us. */
+const pollForMs = 0.2
 /** Asked so often in vain beside busier ones, a connection is left to Node. */
 const missesMax = 64
 /**

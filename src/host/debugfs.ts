@@ -2,12 +2,11 @@
  * Files written into an ext4 file system of an image, by e2fsprogs' debugfs: no mount, no root, and checksums as they must
  * be. The image is a new version that nobody serves yet; never a golden one.
  */
-import { spawn } from 'node:child_process'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { OperationError } from '../base/errors.ts'
-import { codeOf } from './file.ts'
+import { runTool } from './tool.ts'
 
 export interface FileWrite {
   /** From the file system's root; folders on the way are made where they are missing. */
@@ -76,31 +75,15 @@ function checkPath(path: string): void {
   if (!isPlain) throw failed(`a path that debugfs cannot be told: ${JSON.stringify(path)}`)
 }
 
-function debugfs({ imagePath, offsetBytes }: Ext4Place, commands: readonly string[], write: boolean): Promise<string> {
-  return new Promise((resolve, reject) => {
-    const args = [...(write ? ['-w'] : []), '-f', '-', `${imagePath}?offset=${offsetBytes}`]
-    const child = spawn('debugfs', args, { env: environment, timeout: waitMsMax })
-    const said: Buffer[] = []
-    const complained: Buffer[] = []
-    child.stdout.on('data', (chunk: Buffer) => said.push(chunk))
-    child.stderr.on('data', (chunk: Buffer) => complained.push(chunk))
-    child.stdin.on('error', () => {})
-    child.once('error', (error) => {
-      if (codeOf(error) !== 'ENOENT') return reject(error)
-      const hint = 'apt install e2fsprogs'
-      reject(new OperationError('toolMissing', 'debugfs is not installed', hint, { cause: error }))
-    })
-    child.once('close', () => {
-      // debugfs repeats each command behind its prompt, exits 0 whatever happens, and says its version on the error stream.
-      const errors = Buffer.concat(complained)
-        .toString()
-        .replace(/^debugfs \S+ \(.*\)\n/m, '')
-        .trim()
-      if (write && errors !== '') return reject(failed(errors))
-      resolve(withoutPrompts(Buffer.concat(said).toString()))
-    })
-    child.stdin.end(`${commands.join('\n')}\n`)
-  })
+async function debugfs(place: Ext4Place, commands: readonly string[], write: boolean): Promise<string> {
+  const args = [...(write ? ['-w'] : []), '-f', '-', `${place.imagePath}?offset=${place.offsetBytes}`]
+  const input = `${commands.join('\n')}\n`
+  const options = { env: environment, timeoutMs: waitMsMax, debianPackage: 'e2fsprogs', name: 'debugfs', input }
+  const { said, complained } = await runTool('debugfs', args, options)
+  // It repeats each command behind its prompt, exits 0 whatever happens, and says its version on the error stream.
+  const errors = complained.replace(/^debugfs \S+ \(.*\)\n/m, '').trim()
+  if (write && errors !== '') throw failed(errors)
+  return withoutPrompts(said.toString())
 }
 
 function withoutPrompts(text: string): string {

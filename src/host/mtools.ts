@@ -1,7 +1,6 @@
 /** Files of a FAT volume in an image, changed by mtools: no mount, no root. The image is a new version that nobody serves yet. */
-import { spawn } from 'node:child_process'
 import { OperationError } from '../base/errors.ts'
-import { codeOf } from './file.ts'
+import { runTool } from './tool.ts'
 
 export interface FatPlace {
   readonly imagePath: string
@@ -38,26 +37,13 @@ function checkName(name: string): void {
   if (!/^[\w][\w.+~ -]*$/.test(name)) throw failed(`a name that mtools cannot be told: ${JSON.stringify(name)}`)
 }
 
-function mtools(place: FatPlace, program: string, args: readonly string[], input?: Uint8Array): Promise<Buffer> {
-  return new Promise((resolve, reject) => {
-    const env = { PATH: '/usr/bin:/bin', LC_ALL: 'C', MTOOLS_SKIP_CHECK: '1' }
-    const volume = `${place.imagePath}@@${place.offsetBytes}`
-    const child = spawn(program, ['-i', volume, ...args], { env, timeout: waitMsMax })
-    const said: Buffer[] = []
-    const complained: Buffer[] = []
-    child.stdout.on('data', (chunk: Buffer) => said.push(chunk))
-    child.stderr.on('data', (chunk: Buffer) => complained.push(chunk))
-    child.stdin.on('error', () => {})
-    child.once('error', (error) => {
-      if (codeOf(error) !== 'ENOENT') return reject(error)
-      reject(new OperationError('toolMissing', 'mtools is not installed', 'apt install mtools', { cause: error }))
-    })
-    child.once('close', (code) => {
-      if (code === 0) resolve(Buffer.concat(said))
-      else reject(failed(Buffer.concat(complained).toString().trim() || `${program} ended with ${code}`))
-    })
-    child.stdin.end(input)
-  })
+async function mtools(place: FatPlace, program: string, args: readonly string[], input?: Uint8Array): Promise<Buffer> {
+  const env = { PATH: '/usr/bin:/bin', LC_ALL: 'C', MTOOLS_SKIP_CHECK: '1' }
+  const volume = `${place.imagePath}@@${place.offsetBytes}`
+  const options = { env, timeoutMs: waitMsMax, debianPackage: 'mtools', name: 'mtools', input }
+  const { code, said, complained } = await runTool(program, ['-i', volume, ...args], options)
+  if (code !== 0) throw failed(complained.trim() || `${program} ended with ${code}`)
+  return said
 }
 
 function failed(what: string): OperationError {

@@ -193,6 +193,52 @@ test("a busy connection that is cut, by us or by the peer, is told once, and its
   await listener.close()
 })
 
+test('of three hundred that are busy at once each is answered in order, while others are cut, ended and replaced', async () => {
+  const open = new Set<TcpConnection>()
+  const listener = await systemTcp.listen({ address: '127.0.0.1', port: 0 }, (connection) => {
+    open.add(connection)
+    return {
+      borrowsChunks: true,
+      onData: (chunk) => {
+        if (chunk.includes(255)) connection.destroy()
+        else connection.write(chunk.slice())
+      },
+      onClose: () => open.delete(connection),
+    }
+  })
+  let rest = 600
+  let wrong = 0
+  const talk = async (index: number): Promise<void> => {
+    const rounds = 20 + (index % 30)
+    let asked = 0
+    let closed = false
+    await systemTcp.connect(listener.local, (connection) => {
+      const ask = (): void => connection.write(Uint8Array.of(asked))
+      queueMicrotask(ask)
+      return {
+        onData: (chunk) => {
+          if (chunk.byteLength !== 1 || chunk[0] !== asked) wrong++
+          asked++
+          if (asked < rounds) ask()
+          else if (index % 3 === 0) connection.end()
+          else if (index % 3 === 1) connection.destroy()
+          else connection.write(Uint8Array.of(255))
+        },
+        onClose: () => {
+          closed = true
+          if (asked !== rounds) wrong++
+        },
+      }
+    })
+    await until(() => closed)
+    if (rest-- > 0) await talk(index + 1)
+  }
+  await Promise.all(Array.from({ length: 300 }, (_, index) => talk(index)))
+  await until(() => open.size === 0)
+  expect(wrong).toBe(0)
+  await listener.close()
+})
+
 test('a socket that systemd opened is used instead of a new one', async () => {
   const server = createServer()
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))

@@ -28,7 +28,7 @@ export function addDoctorCommand(program: Command): void {
       // `up` looks there first, and does not miss it when nothing was added.
       const added = join(config.stateDirectory, addedLoadersFolder)
       const loadersDirectories = [...(existsSync(added) ? [added] : []), ...config.loadersDirectories]
-      const options = { ...config, loadersDirectories, imagePath, ports: { ...config.ports, https: 0 } }
+      const options = { ...config, loadersDirectories, imagePath }
       const { pathOfImage } = await import('../app/library.ts')
       const openImage = async (said: string) =>
         (await openGolden(await pathOfImage(config.stateDirectory, said))).device

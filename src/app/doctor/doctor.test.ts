@@ -28,6 +28,9 @@ const options: DoctorOptions = {
   interfaceName: undefined,
   dhcp: { mode: 'proxy', range: undefined, dns: [] },
   ports: defaultPorts,
+  transport: 'auto',
+  require: 'admission',
+  machines: [],
   loadersDirectories: ['/loaders'],
   stateDirectory: '/state',
   serverName: undefined,
@@ -120,6 +123,37 @@ describe('runDoctor', () => {
     expect(findings.get('port.tftp')).toMatchObject({ level: 'error', what: '69 is taken', doNext: 'ss -lnup' })
     expect(findings.get('port.dhcp')).toMatchObject({ level: 'warning', what: expect.stringMatching(/shared/) })
     expect(findings.get('port.http')?.level).toBe('ok')
+  })
+
+  test('the port that asks for certificates is looked at where a machine must show one, and let through the firewall', async () => {
+    const tryPort = async ({ port }: PortPlace): Promise<void> => {
+      if (port === 8443) throw new OperationError('portTaken', '8443 is taken', 'ss -lntp')
+    }
+    expect((await findingsOf({ tryPort })).has('port.proof')).toBe(false)
+    const closed = JSON.stringify({
+      nftables: [{ chain: { family: 'inet', table: 'filter', name: 'input', hook: 'input', policy: 'drop' } }],
+    })
+    const firewall = async () => ({ nftJson: closed, iptables: undefined, ufwEnabled: false, firewalldRunning: false })
+    for (const demand of [
+      { require: 'certificate' },
+      { machines: [{ transport: undefined, require: 'certificate' }] },
+    ] as const) {
+      const findings = await findingsOf({ tryPort, firewall }, demand)
+      expect(findings.get('port.proof')).toMatchObject({ level: 'error', what: '8443 is taken', doNext: 'ss -lntp' })
+      expect(findings.get('firewall')?.what).toContain('proof (tcp 8443)')
+    }
+    expect((await findingsOf({}, { require: 'certificate' })).get('port.proof')?.level).toBe('ok')
+  })
+
+  test('a taken HTTPS port is a warning, and an error where a machine gets nothing without', async () => {
+    const tryPort = async ({ port }: PortPlace): Promise<void> => {
+      if (port === 443) throw new OperationError('portTaken', '443 is taken', 'ss -lntp')
+    }
+    const levelOf = async (demand: Partial<DoctorOptions>): Promise<string | undefined> =>
+      (await findingsOf({ tryPort }, demand)).get('port.https')?.level
+    expect(await levelOf({})).toBe('warning')
+    expect(await levelOf({ transport: 'strict' })).toBe('error')
+    expect(await levelOf({ machines: [{ transport: undefined, require: 'login' }] })).toBe('error')
   })
 
   test('without DHCP its ports are not looked at', async () => {

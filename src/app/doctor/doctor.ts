@@ -9,16 +9,16 @@ import type { DiskSummary, Firmware } from '../../disk/inspect.ts'
 import { whatIsOn } from '../../disk/inspect.ts'
 import { sourceOfBytes } from '../../disk/source.ts'
 import { identifyLoader, type Loader } from '../../trust/loaders/identify.ts'
-import type { AddressRange, DhcpMode, OwnCertificate, Ports, StorageTerms } from '../config.ts'
+import type { AddressRange, DhcpMode, OwnCertificate, StorageTerms } from '../config.ts'
 import { trustFolder } from '../site-authority.ts'
-import type { StorageNetwork } from '../storage-network.ts'
 import { error, type Finding, ok, warning } from './finding.ts'
 import { judgeFirewall, type WantedPort } from './firewall.ts'
 import { certificateFailed, judgeCertificate, judgeHandshakes } from './https.ts'
-import type { DoctorProbes, InterfaceFacts, PortPlace } from './probes.ts'
+import { checkPorts, type PortTerms, servicesOf } from './ports.ts'
+import type { DoctorProbes, InterfaceFacts } from './probes.ts'
 import { checkStorage, checkVlanLoaders } from './storage.ts'
 
-export interface DoctorOptions {
+export interface DoctorOptions extends PortTerms {
   /** Undefined: nothing is said about an image. */
   readonly imagePath: string | undefined
   /** Undefined: the only one there is. */
@@ -28,8 +28,6 @@ export interface DoctorOptions {
     readonly range: AddressRange | undefined
     readonly dns: readonly string[]
   }
-  /** `https` 0: not served. */
-  readonly ports: Ports
   readonly loadersDirectories: readonly string[]
   readonly stateDirectory: string
   readonly serverName: string | undefined
@@ -127,78 +125,6 @@ function checkRange({ dhcp }: DoctorOptions, link: InterfaceFacts): Finding[] {
     return [error('dhcp.range', `${text} contains this computer's ${link.address}`, why, 'Choose a range without it.')]
   }
   return [ok('dhcp.range', `${text}: ${last - first + 1} addresses`)]
-}
-
-interface Service extends WantedPort {
-  readonly check: string
-  readonly place: Omit<PortPlace, 'shared'>
-  readonly onlyWith?: string
-}
-
-function servicesOf(
-  { ports, dhcp }: DoctorOptions,
-  link: InterfaceFacts | undefined,
-  storage: StorageNetwork | undefined,
-): Service[] {
-  const address = link?.address ?? '0.0.0.0'
-  const service = (name: string, protocol: 'udp' | 'tcp', port: number): Service => ({
-    check: `port.${name}`,
-    service: name,
-    protocol,
-    port,
-    place: { protocol, address, port },
-  })
-  const iscsi = service('iscsi', 'tcp', ports.iscsi)
-  // DHCP is heard as broadcast: it is bound to the interface and not to an address.
-  const dhcpService = (name: string, port: number): Service => ({
-    ...service(name, 'udp', port),
-    place: { protocol: 'udp', address: '0.0.0.0', port, ...(link !== undefined && { interfaceName: link.name }) },
-  })
-  return [
-    ...(dhcp.mode === 'off' ? [] : [dhcpService('dhcp', ports.dhcp), dhcpService('pxe', ports.pxe)]),
-    service('tftp', 'udp', ports.tftp),
-    service('http', 'tcp', ports.http),
-    ...(ports.https === 0 ? [] : [service('https', 'tcp', ports.https)]),
-    { ...iscsi, place: { ...iscsi.place, address: storage?.address ?? address } },
-  ]
-}
-
-async function checkPorts(
-  options: DoctorOptions,
-  link: InterfaceFacts | undefined,
-  storage: StorageNetwork | undefined,
-  probes: DoctorProbes,
-): Promise<Finding[]> {
-  const findings: Finding[] = []
-  const why = 'Firmware asks at this port and at no other.'
-  for (const { check, service, protocol, port, place } of servicesOf(options, link, storage)) {
-    const name = `${service} (${protocol} ${port})`
-    const isDhcp = service === 'dhcp' || service === 'pxe'
-    const own = await tryPort(probes, { ...place, shared: false })
-    if (own === undefined) {
-      findings.push(ok(check, `${name} is free`))
-      continue
-    }
-    if (isDhcp && own.code === 'portTaken' && (await tryPort(probes, { ...place, shared: true })) === undefined) {
-      const reason =
-        'Both hear every request. That is right beside a DHCP server that gives the addresses, and wrong beside another proxy.'
-      const next = `See who it is: ss -lnup 'sport = :${port}'.`
-      findings.push(warning(check, `${name} is shared with another program on this computer`, reason, next))
-      continue
-    }
-    findings.push(error(check, own.message, why, own.hint))
-  }
-  return findings
-}
-
-async function tryPort(probes: DoctorProbes, place: PortPlace): Promise<OperationError | undefined> {
-  try {
-    await probes.tryPort(place)
-    return undefined
-  } catch (thrown) {
-    if (thrown instanceof OperationError) return thrown
-    throw thrown
-  }
 }
 
 async function checkOtherDhcp(

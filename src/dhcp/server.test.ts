@@ -15,8 +15,9 @@ import {
   type LeaseStore,
   type StoredLease,
 } from './policy.ts'
+import type { PoolConfiguration } from './pool.ts'
 import { readPxeBootItem, readPxeDiscoveryControl, readPxeMenuLabels } from './pxe-options.ts'
-import { type DhcpServer, type DhcpServerTerms, type PoolConfiguration, startDhcpServer } from './server.ts'
+import { type DhcpServer, type DhcpServerTerms, startDhcpServer } from './server.ts'
 
 const serverAddress = '192.168.77.1'
 const pool: PoolConfiguration = {

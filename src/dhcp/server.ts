@@ -1,40 +1,22 @@
 /**
  * The DHCP server and the proxyDHCP server: packets in, answers out. What to answer is in `reply.ts`, who has which address
- * in `lease-table.ts`, what to boot is the advisor's; here they meet the sockets.
- *
- * Durability: an ACK leaves only after its lease was kept (RFC 2131 §4.3.2 asks for it, a restart depends on it). While one
- * commit is under way the next leases gather, so under load many share one, and when idle none waits.
+ * in `lease-table.ts`, when an ACK may leave in `lease-commits.ts`, what to boot is the advisor's; here they meet the sockets.
  */
 import { formatIpv4, type Mac, parseIpv4 } from '../base/address.ts'
 import { assert } from '../base/assert.ts'
-import { messageOf, OperationError } from '../base/errors.ts'
 import type { Clock } from '../ports/clock.ts'
 import type { Log } from '../ports/log.ts'
 import type { Endpoint, Neighbours, UdpNetwork, UdpSocket } from '../ports/udp.ts'
 import { WireError } from '../wire/reader.ts'
 import { macOf, recognise } from './client.ts'
 import type { ClientFacts } from './client-facts.ts'
-import { LeaseTable, type LeaseView, type RequestKind } from './lease-table.ts'
-import {
-  answersWaitingMax,
-  commitLeasesMax,
-  leaseSecondsMax,
-  leaseSecondsMin,
-  malformedEventsPerSecondMax,
-  poolAddressesMax,
-  replyBytesMax,
-} from './limits.ts'
+import { LeaseCommits } from './lease-commits.ts'
+import type { LeaseView, RequestKind } from './lease-table.ts'
+import { malformedEventsPerSecondMax, replyBytesMax } from './limits.ts'
 import { decode, type Message, MessageBuffer } from './message.ts'
 import * as option from './option.ts'
-import type {
-  BootAdvisor,
-  BootAnswer,
-  DhcpEvent,
-  DhcpEvents,
-  LeaseStore,
-  RefusalReason,
-  StoredLease,
-} from './policy.ts'
+import type { BootAdvisor, BootAnswer, DhcpEvents, LeaseStore, RefusalReason } from './policy.ts'
+import { addressOf, type Pool, type PoolConfiguration, poolOf } from './pool.ts'
 import { readPxeBootItem, writePxeBootItem } from './pxe-options.ts'
 import {
   bootServerReply,
@@ -46,21 +28,6 @@ import {
   refusal,
   replyBytesFor,
 } from './reply.ts'
-
-/** How machines on one network get addresses. Addresses are dotted. */
-export type PoolConfiguration = {
-  /** Ours, as machines of this network reach it. */
-  readonly serverAddress: string
-  /** Of the network that `serverAddress` and the range are on. 1 to 30. */
-  readonly prefixBits: number
-  readonly from: string
-  readonly to: string
-  readonly routers?: readonly string[]
-  readonly domainNameServers?: readonly string[]
-  readonly domainName?: string
-  readonly leaseSeconds: number
-  readonly reservations?: ReadonlyMap<Mac, string>
-}
 
 export type DhcpServerTerms = {
   readonly interfaceName: string
@@ -133,11 +100,6 @@ export async function startDhcpServer(
   return server
 }
 
-type Pool = { readonly network: Network; readonly table: LeaseTable }
-
-/** An answer that waits until its lease is kept: written already, as the request's bytes are only lent to us. */
-type Waiting = { readonly bytes: Uint8Array; readonly to: Endpoint; readonly event: DhcpEvent }
-
 class Server implements DhcpServer {
   readonly #terms: DhcpServerTerms
   /** The first one is the interface's own. None for a proxy. */
@@ -150,9 +112,7 @@ class Server implements DhcpServer {
   readonly #port: number
   #dhcpSocket: UdpSocket | undefined
   #bootServerSocket: UdpSocket | undefined
-  #changes: StoredLease[] = []
-  #waiting: Waiting[] = []
-  #committing: Promise<void> | undefined
+  readonly #commits: LeaseCommits
   #closed = false
   #malformedSecond = 0
   #malformedCount = 0
@@ -170,6 +130,7 @@ class Server implements DhcpServer {
     this.#plugs = plugs
     this.#wallOffsetMs = wallOffsetMs
     this.#port = terms.port ?? 67
+    this.#commits = new LeaseCommits({ ...plugs, log: ports.log }, (bytes, to) => this.#dhcpSocket?.send(bytes, to))
     const { mode } = terms
     this.#serverAddress = addressOf(
       'serverAddress',
@@ -217,7 +178,7 @@ class Server implements DhcpServer {
 
   async close(): Promise<void> {
     this.#closed = true
-    while (this.#committing !== undefined) await this.#committing
+    await this.#commits.settled()
     this.#dhcpSocket?.close()
     this.#bootServerSocket?.close()
   }
@@ -336,11 +297,11 @@ class Server implements DhcpServer {
     const reply = leaseReply({ type: 'ack', request, client, network, yourAddress: address, boot })
     const event = { kind: 'leased', client, address: formatIpv4(address), bootFile: bootFileOf(boot) } as const
     // Past the limit the lease stands and the answer is lost: the client asks again.
-    if (this.#waiting.length < answersWaitingMax) {
+    if (this.#commits.hasRoom) {
       const bytes = this.#encode(reply, replyBytesFor(request)).slice()
-      this.#waiting.push({ bytes, to: this.#endpointOf(reply), event })
+      this.#commits.answerWhenKept({ bytes, to: this.#endpointOf(reply), event })
     }
-    this.#keep(table)
+    this.#commits.keep(table.takeChanges())
   }
 
   #refuse(request: Message, mac: Mac, network: Network, address: number, reason: RefusalReason): void {
@@ -353,7 +314,7 @@ class Server implements DhcpServer {
     if (address === undefined || !isForUs(request, network)) return
     const mac = macOf(request)
     if (!table.decline(mac, address, this.#nowSeconds())) return
-    this.#keep(table)
+    this.#commits.keep(table.takeChanges())
     this.#plugs.events.emit({ kind: 'declined', mac, address: formatIpv4(address) })
   }
 
@@ -361,7 +322,7 @@ class Server implements DhcpServer {
     if (!isForUs(request, network)) return
     const mac = macOf(request)
     if (!table.release(mac, request.clientAddress, this.#nowSeconds())) return
-    this.#keep(table)
+    this.#commits.keep(table.takeChanges())
     this.#plugs.events.emit({ kind: 'released', mac, address: formatIpv4(request.clientAddress) })
   }
 
@@ -421,57 +382,6 @@ class Server implements DhcpServer {
     return this.#plugs.advisor.answer(client, { serverAddress: formatIpv4(serverAddress), clientAddress, proxy })
   }
 
-  #keep(table: LeaseTable): void {
-    for (const change of table.takeChanges()) this.#changes.push(change)
-    if (this.#committing === undefined) this.#commit()
-  }
-
-  /** Keeps what has gathered, then answers; again, until nothing is left. */
-  #commit(): void {
-    while (this.#changes.length > 0 || this.#waiting.length > 0) {
-      const whole = this.#changes.length <= commitLeasesMax
-      const changes = whole ? this.#changes : this.#changes.slice(0, commitLeasesMax)
-      // Answers wait for the last of the changes gathered with them.
-      const waiting = whole ? this.#waiting : []
-      this.#changes = whole ? [] : this.#changes.slice(commitLeasesMax)
-      if (whole) this.#waiting = []
-      let done: Promise<void> | undefined
-      try {
-        done = this.#plugs.leases.commit(changes)
-      } catch (error) {
-        this.#onStoreFailed(error)
-        continue
-      }
-      if (done !== undefined) {
-        this.#committing = done
-          .then(
-            () => this.#answerKept(waiting),
-            (error: unknown) => this.#onStoreFailed(error),
-          )
-          .finally(() => {
-            this.#committing = undefined
-            this.#commit()
-          })
-        return
-      }
-      this.#answerKept(waiting)
-    }
-  }
-
-  #answerKept(waiting: readonly Waiting[]): void {
-    for (const { bytes, to, event } of waiting) {
-      this.#dhcpSocket?.send(bytes, to)
-      this.#plugs.events.emit(event)
-    }
-  }
-
-  /** No answer goes out: a machine must not rely on a lease that a restart forgets. It asks again, and so do we. */
-  #onStoreFailed(error: unknown): void {
-    if (!(error instanceof OperationError)) throw error
-    this.#ports.log.error('leases could not be kept', { reason: messageOf(error), hint: error.hint })
-    this.#plugs.events.emit({ kind: 'storeFailed', reason: messageOf(error) })
-  }
-
   #send(reply: Message, bytesMax: number): void {
     this.#dhcpSocket?.send(this.#encode(reply, bytesMax), this.#endpointOf(reply))
   }
@@ -527,61 +437,4 @@ function bootFileOf(boot: BootAnswer): string | undefined {
 function isForUs(request: Message, network: Network): boolean {
   const server = request.options.get(option.serverIdentifier)
   return server === undefined || server === network.serverAddress
-}
-
-/** @throws {OperationError} badConfiguration */
-function poolOf(configuration: PoolConfiguration): Pool {
-  const { prefixBits, leaseSeconds } = configuration
-  if (!Number.isInteger(prefixBits) || prefixBits < 1 || prefixBits > 30) {
-    throw badConfiguration(`a network prefix of ${prefixBits} bits`, 'Use 1 to 30, such as 24.')
-  }
-  if (!Number.isInteger(leaseSeconds) || leaseSeconds < leaseSecondsMin || leaseSeconds > leaseSecondsMax) {
-    throw badConfiguration(`leases of ${leaseSeconds} seconds`, `Use ${leaseSecondsMin} to ${leaseSecondsMax}.`)
-  }
-  const serverAddress = addressOf('serverAddress', configuration.serverAddress)
-  const mask = (0xffffffff << (32 - prefixBits)) >>> 0
-  const network: Network = {
-    serverAddress,
-    networkAddress: (serverAddress & mask) >>> 0,
-    mask,
-    routers: (configuration.routers ?? []).map((address) => addressOf('routers', address)),
-    domainNameServers: (configuration.domainNameServers ?? []).map((address) =>
-      addressOf('domainNameServers', address),
-    ),
-    domainName: configuration.domainName,
-    leaseSeconds,
-  }
-  const from = addressOf('from', configuration.from)
-  const to = addressOf('to', configuration.to)
-  const range = `${configuration.from}-${configuration.to}`
-  if (!isOn(network, from) || !isOn(network, to)) {
-    const hint = `Use addresses of ${formatIpv4(network.networkAddress)}/${prefixBits}.`
-    throw badConfiguration(`the range ${range}, which is not on the network of ${configuration.serverAddress}`, hint)
-  }
-  if (from > to) throw badConfiguration(`the range ${range}`, 'Put the lower address first.')
-  if (to - from >= poolAddressesMax) {
-    throw badConfiguration(`the range ${range}`, `Use a range of at most ${poolAddressesMax} addresses.`)
-  }
-  const lowest = network.networkAddress
-  const highest = (lowest | ~mask) >>> 0
-  const excluded = new Set([lowest, highest, serverAddress, ...network.routers, ...network.domainNameServers])
-  const table = new LeaseTable({ from, to, leaseSeconds, excluded })
-  for (const [mac, address] of configuration.reservations ?? []) {
-    const reserved = addressOf('reservations', address)
-    if (!isOn(network, reserved) || excluded.has(reserved)) {
-      throw badConfiguration(`the reservation of ${address} for ${mac}`, 'Reserve a free address of the same network.')
-    }
-    table.reserve(mac, reserved)
-  }
-  return { network, table }
-}
-
-function addressOf(what: string, text: string): number {
-  const address = parseIpv4(text)
-  if (address === undefined) throw badConfiguration(`${what} "${text}"`, 'Write an IPv4 address such as 192.168.77.1.')
-  return address
-}
-
-function badConfiguration(what: string, hint: string): OperationError {
-  return new OperationError('badConfiguration', `DHCP cannot use ${what}`, hint)
 }

@@ -43,21 +43,3 @@ export function describeClient(client: Client): string {
       return unreachable(program)
   }
 }
-
-/** Where in a boot this program runs: journal's stages. */
-export function stageOf(program: Program): 'firmware' | 'ipxe' | 'system' | 'unknown' {
-  switch (program.kind) {
-    case 'pxe':
-    case 'uefiHttp':
-    case 'uboot':
-      return 'firmware'
-    case 'ipxe':
-      return 'ipxe'
-    case 'linuxIpconfig':
-      return 'system'
-    case 'other':
-      return 'unknown'
-    default:
-      return unreachable(program)
-  }
-}

@@ -2,7 +2,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { chooseScript, type Proof, type ScriptFacts } from './choose-script.ts'
-import { type Architecture, type Client, describeClient, type Program, stageOf } from './client.ts'
+import { type Architecture, type Client, describeClient, type Program } from './client.ts'
 import { inOrder, knownLoader, type Loader, loaderFrom, loadersAmong, type SeenLoader } from './loaders.ts'
 import { type BootFacts, type Plan, planBoot } from './plan.ts'
 
@@ -359,11 +359,10 @@ describe('a loader by what is in it', () => {
   })
 })
 
-test('clients are described in words, and have a place in the boot', () => {
+test('clients are described in words, and a name that climbs is no loader', () => {
   expect(describeClient(client(pxe, 'x86_64'))).toBe('UEFI x86_64 by PXE')
   expect(describeClient(client(pxe, 'unknown'))).toBe('PXE')
   expect(describeClient(ipxe('bios', full))).toBe('iPXE 1.0.0 on BIOS')
   expect(describeClient(client({ kind: 'uboot', distro: true }, 'arm64'))).toBe('U-Boot arm64')
-  expect(stageOf({ kind: 'linuxIpconfig' })).toBe('system')
   expect(knownLoader('../../etc/passwd')).toBeUndefined()
 })

@@ -26,9 +26,21 @@ export function openDatabase(path: string, migrations: Migrations): DatabaseSync
   }
 }
 
-function migrate(database: DatabaseSync, migrations: Migrations): void {
+/** All of it or nothing. The write lock is taken before reading, so that no other process comes between. */
+export function atomically<T>(database: DatabaseSync, action: () => T): T {
   database.exec('BEGIN IMMEDIATE')
   try {
+    const result = action()
+    database.exec('COMMIT')
+    return result
+  } catch (error) {
+    database.exec('ROLLBACK')
+    throw error
+  }
+}
+
+function migrate(database: DatabaseSync, migrations: Migrations): void {
+  atomically(database, () => {
     const row = database.prepare('PRAGMA user_version').get()
     const version = Number(row?.['user_version'] ?? 0)
     if (version > migrations.length) {
@@ -37,9 +49,5 @@ function migrate(database: DatabaseSync, migrations: Migrations): void {
     }
     for (const statements of migrations.slice(version)) database.exec(statements)
     database.exec(`PRAGMA user_version = ${migrations.length}`)
-    database.exec('COMMIT')
-  } catch (error) {
-    database.exec('ROLLBACK')
-    throw error
-  }
+  })
 }

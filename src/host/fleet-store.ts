@@ -8,7 +8,7 @@ import type { BootCredentials, CredentialRing } from '../fleet/credentials.ts'
 import type { Assignment, Decision, Machine, TransportPolicy } from '../fleet/machine.ts'
 import type { Proof } from '../fleet/proof.ts'
 import type { FleetStore } from '../fleet/store.ts'
-import { type Migrations, openDatabase } from './database.ts'
+import { atomically, type Migrations, openDatabase } from './database.ts'
 import { createProofStore } from './proof-store.ts'
 
 const migrations: Migrations = [
@@ -92,7 +92,7 @@ class SqliteFleetStore implements OpenFleetStore {
   }
 
   changeMachine(mac: string, change: (known: Machine | undefined) => Machine): Machine {
-    return this.#atomically(() => {
+    return atomically(this.#database, () => {
       const machine = change(this.machine(mac))
       assert(machine.mac === mac, 'a change does not make one machine into another')
       const { name, uuid, serial, decision, rivalUuid, assignment, transport, firstSeenMs, lastSeenMs } = machine
@@ -113,7 +113,7 @@ class SqliteFleetStore implements OpenFleetStore {
   }
 
   removeMachine(mac: string): void {
-    this.#atomically(() => {
+    atomically(this.#database, () => {
       this.#database.prepare('DELETE FROM machine WHERE mac = ?').run(mac)
       this.#database.prepare('DELETE FROM credentials WHERE mac = ?').run(mac)
       this.#database.prepare('DELETE FROM certificate WHERE mac = ?').run(mac)
@@ -139,7 +139,7 @@ class SqliteFleetStore implements OpenFleetStore {
   }
 
   changeCredentials(mac: string, change: (ring: CredentialRing) => CredentialRing): void {
-    this.#atomically(() => {
+    atomically(this.#database, () => {
       const before = this.credentials(mac)
       const after = change(before)
       if (after !== before) this.#putRing.run(mac, textOf(after))
@@ -155,7 +155,7 @@ class SqliteFleetStore implements OpenFleetStore {
     mac: string,
     choose: (known: number | undefined, taken: ReadonlySet<number>) => number | undefined,
   ): number | undefined {
-    return this.#atomically(() => {
+    return atomically(this.#database, () => {
       const rows = this.#database.prepare('SELECT mac, address FROM storage_address').all()
       const known = rows.find((row) => row['mac'] === mac)?.['address']
       const taken = new Set(rows.map((row) => Number(row['address'])))
@@ -170,19 +170,6 @@ class SqliteFleetStore implements OpenFleetStore {
 
   close(): void {
     this.#database.close()
-  }
-
-  /** The write lock is taken before reading, so that no other process comes between. */
-  #atomically<T>(action: () => T): T {
-    this.#database.exec('BEGIN IMMEDIATE')
-    try {
-      const result = action()
-      this.#database.exec('COMMIT')
-      return result
-    } catch (error) {
-      this.#database.exec('ROLLBACK')
-      throw error
-    }
   }
 }
 

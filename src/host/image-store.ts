@@ -2,7 +2,7 @@
 import type { DatabaseSync } from 'node:sqlite'
 import type { BootDiskStore } from '../images/boot-disks.ts'
 import type { ImagePolicy, ImageStore, ImageVersion } from '../images/catalogue.ts'
-import { type Migrations, openDatabase } from './database.ts'
+import { atomically, type Migrations, openDatabase } from './database.ts'
 
 const migrations: Migrations = [
   `CREATE TABLE image (
@@ -70,7 +70,7 @@ class SqliteImageStore implements ImageStore, BootDiskStore {
   }
 
   add(added: ImageVersion): void {
-    this.#atomically(() => {
+    atomically(this.#database, () => {
       this.#database
         .prepare(
           `INSERT INTO image (name, next_version) VALUES (?, ?)
@@ -106,13 +106,13 @@ class SqliteImageStore implements ImageStore, BootDiskStore {
   }
 
   publish(name: string, version: number, nowMs: number): void {
-    this.#atomically(() => {
+    atomically(this.#database, () => {
       if (this.published(name) !== version) this.#recordPublication(name, version, nowMs)
     })
   }
 
   rollback(name: string): number | undefined {
-    return this.#atomically(() => {
+    return atomically(this.#database, () => {
       const now = this.published(name)
       const before = this.#database
         .prepare('SELECT id, version FROM publication WHERE name = ? AND version <> ? ORDER BY id DESC LIMIT 1')
@@ -124,7 +124,7 @@ class SqliteImageStore implements ImageStore, BootDiskStore {
   }
 
   remove(name: string, version: number): void {
-    this.#atomically(() => {
+    atomically(this.#database, () => {
       this.#database.prepare('DELETE FROM version WHERE name = ? AND version = ?').run(name, version)
       // Who adds an image of that name some day does not know what was once said of another one.
       if (this.versionsOf(name).length === 0) this.setPolicy(name, undefined)
@@ -160,18 +160,6 @@ class SqliteImageStore implements ImageStore, BootDiskStore {
     this.#database
       .prepare('INSERT INTO publication (name, version, at_ms) VALUES (?, ?, ?)')
       .run(name, version, Math.round(atMs))
-  }
-
-  #atomically<T>(action: () => T): T {
-    this.#database.exec('BEGIN IMMEDIATE')
-    try {
-      const result = action()
-      this.#database.exec('COMMIT')
-      return result
-    } catch (error) {
-      this.#database.exec('ROLLBACK')
-      throw error
-    }
   }
 }
 

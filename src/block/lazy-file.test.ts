@@ -117,6 +117,39 @@ test('while the server is away reads wait, then fail, then work again; what is h
   await file.close()
 })
 
+test('an answer to what was asked before the server went away is not its return', async () => {
+  const states: string[] = []
+  /** What was asked of the server and is not answered yet. */
+  const asked: PromiseWithResolvers<void>[] = []
+  const source = {
+    read: async (): Promise<void> => {
+      const answer = Promise.withResolvers<void>()
+      asked.push(answer)
+      await answer.promise
+    },
+  }
+  const disk = await fresh(8 * lazyChunkBytes, seededRandom(1))
+  const file = await lazyOn(disk, source, { onState: ({ kind }) => void states.push(kind) })
+  const reads = [0, 2, 4].map((chunk) => file.read(chunk * lazyChunkBytes, new Uint8Array(512)))
+  await expect.poll(() => asked.length).toBe(3)
+  asked[0]?.reject(new OperationError('sourceAway', 'reset', ''))
+  await expect.poll(() => states).toEqual(['away'])
+  asked[1]?.resolve()
+  await reads[1]
+  expect(states).toEqual(['away'])
+  await expect.poll(() => asked.length).toBe(4)
+  asked[3]?.resolve()
+  await reads[0]
+  expect(states).toEqual(['away', 'back'])
+  // Asked before it went away, and lost then.
+  asked[2]?.reject(new OperationError('sourceAway', 'reset', ''))
+  await expect.poll(() => asked.length).toBe(5)
+  asked[4]?.resolve()
+  await reads[2]
+  expect(states).toEqual(['away', 'back'])
+  await file.close()
+})
+
 test('a full disk here keeps nothing more, and costs nobody a read', async () => {
   const content = patterned(8 * lazyChunkBytes, 1)
   const disk = await fresh(content.byteLength, seededRandom(2))

@@ -138,6 +138,8 @@ export class LazyFile implements RandomAccessFile {
   #fetchCount = 0
   readonly #queue: (() => void)[] = []
   #awaySinceMs: number | undefined
+  /** How often it went away or came back: an answer to what was asked before the last time says nothing of now. */
+  #turns = 0
   #lastTryMs = 0
   #awayError: OperationError | undefined
   #keeps: boolean
@@ -284,28 +286,40 @@ export class LazyFile implements RandomAccessFile {
   }
 
   async #fetch(offset: number, target: Uint8Array): Promise<void> {
-    const { clock, onState, source } = this.#parts
+    const { clock, source } = this.#parts
     for (let waitMs = reconnectAfterMsMin; ; waitMs = Math.min(2 * waitMs, reconnectAfterMsMax)) {
       const nowMs = clock.nowMs()
       if (this.#isLongAway(nowMs) && nowMs - this.#lastTryMs < 1_000) throw this.#away()
       this.#lastTryMs = nowMs
+      const turn = this.#turns
       try {
         await source.read(offset, target)
-        if (this.#awaySinceMs !== undefined) onState?.({ kind: 'back', awayMs: clock.nowMs() - this.#awaySinceMs })
-        this.#awaySinceMs = undefined
+        if (turn === this.#turns) this.#isBack()
         return
       } catch (error) {
         if (!(error instanceof OperationError)) throw error
-        if (this.#awaySinceMs === undefined) {
-          this.#awaySinceMs = clock.nowMs()
-          onState?.({ kind: 'away', reason: error.message })
-        }
+        if (turn === this.#turns) this.#isAway(error.message)
         this.#awayError = error
         // It would be another file tomorrow, too.
         if (error.code !== 'sourceAway' || this.#isLongAway(clock.nowMs())) throw this.#away()
       }
       await new Promise<void>((resolve) => clock.after(waitMs, resolve))
     }
+  }
+
+  #isBack(): void {
+    const sinceMs = this.#awaySinceMs
+    if (sinceMs === undefined) return
+    this.#awaySinceMs = undefined
+    this.#turns++
+    this.#parts.onState?.({ kind: 'back', awayMs: this.#parts.clock.nowMs() - sinceMs })
+  }
+
+  #isAway(reason: string): void {
+    if (this.#awaySinceMs !== undefined) return
+    this.#awaySinceMs = this.#parts.clock.nowMs()
+    this.#turns++
+    this.#parts.onState?.({ kind: 'away', reason })
   }
 
   #isLongAway(nowMs: number): boolean {

@@ -6,10 +6,12 @@
 import type { OperationError } from '../base/errors.ts'
 import { bytesHere, createLazyMap, LazyFile, type LazyMap, readLazyMap } from '../block/lazy-file.ts'
 import type { RemoteState } from '../block/remote.ts'
+import { nameOfAuthority } from '../host/authority-file.ts'
 import { systemClock } from '../host/clock.ts'
 import { openFile } from '../host/file.ts'
 import { sha256OfFile } from '../host/hash.ts'
-import { type HttpFile, HttpRanges, labelOfUrl } from '../host/http-ranges.ts'
+import { labelOfUrl } from '../host/http-get.ts'
+import { type HttpFile, HttpRanges } from '../host/http-ranges.ts'
 import { lockFile } from '../host/lock.ts'
 
 export const lazySuffix = '.lazy'
@@ -25,6 +27,8 @@ export type LazyStatus = {
   readonly verification: LazyMap['verification']
   /** What the whole must have, if that was given. */
   readonly sha256: string | undefined
+  /** Who alone may vouch for its server, if that was given. */
+  readonly authority: string | undefined
 }
 
 export type LazyOptions = {
@@ -90,7 +94,8 @@ export async function lazyStatus(path: string): Promise<LazyStatus> {
     const found = await readLazyMap(map)
     const { file, sha256 } = originOf(found)
     const { sizeBytes, verification } = found
-    return { label: labelOfUrl(file.url), sizeBytes, hereBytes: bytesHere(found), verification, sha256 }
+    const authority = file.authority === undefined ? undefined : nameOfAuthority(file.authority)
+    return { label: labelOfUrl(file.url), sizeBytes, hereBytes: bytesHere(found), verification, sha256, authority }
   } finally {
     await map.close()
   }

@@ -41,6 +41,8 @@ export type AddOptions = {
   readonly name: string
   /** A path or a URL. */
   readonly source: string
+  /** PEM: who alone may vouch for an https server. Undefined: who is trusted by this system. */
+  readonly authority?: string | undefined
   /** In hexadecimal digits: what the publisher says of the file as it is fetched. */
   readonly sha256: string | undefined
   readonly signal: AbortSignal
@@ -96,7 +98,9 @@ export class Library {
   async add(options: AddOptions): Promise<ImageVersion> {
     // Loaded here: a server that only serves keeps the memory.
     const { openImageSource } = await import('../host/image-source.ts')
-    return this.#exclusively(options, () => openImageSource(options.source, options.signal))
+    return this.#exclusively(options, () => {
+      return openImageSource({ url: options.source, authority: options.authority }, options.signal)
+    })
   }
 
   /** Brings in what no file holds: a machine's disk. @throws {OperationError} imageBusy, noSpace, ioError */
@@ -109,11 +113,14 @@ export class Library {
    * Brings in a file of a web server that stays there, and is fetched as machines read it.
    * @throws {OperationError} imageBusy, downloadFailed, rangesUnsupported, changesUnnoticed, imageUnsupported, ...
    */
-  async addLazily({ name, source, sha256 }: Pick<AddOptions, 'name' | 'source' | 'sha256'>): Promise<ImageVersion> {
+  async addLazily(options: Pick<AddOptions, 'name' | 'source' | 'authority' | 'sha256'>): Promise<ImageVersion> {
+    const { authority, name, source, sha256 } = options
     return this.#alone(name, async () => {
       const draft = join(this.directory, `${name}@adding`)
       const { bringInLazily, removeLazyDraft } = await import('./remote-intake.ts')
-      return bringInLazily(this, { name, url: source, sha256 }, draft).finally(() => removeLazyDraft(draft))
+      return bringInLazily(this, { name, place: { url: source, authority }, sha256 }, draft).finally(() =>
+        removeLazyDraft(draft),
+      )
     })
   }
 
@@ -195,7 +202,7 @@ function traceFileOf({ name, version }: ImageVersion): string {
  */
 export async function pathOfImage(stateDirectory: string, said: string): Promise<string> {
   const reference = parseReference(said)
-  if (reference === undefined || (await kindOf(said)) !== undefined) return said
+  if (reference === undefined || (await kindOf(said)) === 'file') return said
   if ((await kindOf(join(stateDirectory, 'images.db'))) === undefined) return said
   const library = await Library.open(stateDirectory)
   try {

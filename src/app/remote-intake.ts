@@ -6,7 +6,8 @@ import { whatIsOn } from '../disk/inspect.ts'
 import { systemClock } from '../host/clock.ts'
 import { nodeCompression } from '../host/compression.ts'
 import { removeIfThere, renameDurably } from '../host/directory.ts'
-import { describeHttpFile, labelOfUrl } from '../host/http-ranges.ts'
+import { type HttpPlace, labelOfUrl } from '../host/http-get.ts'
+import { describeHttpFile } from '../host/http-ranges.ts'
 import { packingOf } from '../host/image-source.ts'
 import { join } from '../host/path.ts'
 import type { ImageVersion } from '../images/catalogue.ts'
@@ -19,11 +20,11 @@ import { formatNbdUri, openNbdDisk, parseNbdUri } from './nbd-disk.ts'
 /** The caller has the name's lock, and takes `draft` and its map away if this fails. @throws {OperationError} */
 export async function bringInLazily(
   library: Library,
-  { name, url, sha256 }: { readonly name: string; readonly url: string; readonly sha256: string | undefined },
+  { name, place, sha256 }: { readonly name: string; readonly place: HttpPlace; readonly sha256: string | undefined },
   draft: string,
 ): Promise<ImageVersion> {
-  const source = await describeHttpFile(url)
-  const label = labelOfUrl(url)
+  const source = await describeHttpFile(place)
+  const label = labelOfUrl(place.url)
   const draftMap = `${draft}${mapSuffix}`
   await createLazyImage({ data: draft, map: draftMap }, source, sha256)
   const { format, sizeBytes, contents } = await inspectLazily(draft, draftMap, label)

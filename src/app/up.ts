@@ -262,7 +262,7 @@ async function whatIsServed(
   const reference = parseReference(said)
   const golden = { name: goldenImageName, version: undefined }
   if (isNbdUri(said)) return { filePath: formatNbdUri(parseNbdUri(said)), image: golden }
-  const isFile = (await kindOf(said)) !== undefined
+  const isFile = (await kindOf(said)) === 'file'
   if (isFile || reference === undefined || library.store.versionsOf(reference.name).length === 0) {
     return { filePath: resolve(said), image: golden }
   }

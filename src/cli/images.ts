@@ -14,7 +14,12 @@ import { ProgressLine } from './progress.ts'
 import { table } from './table.ts'
 
 type Flags = { readonly state?: string; readonly json?: boolean }
-type AddFlags = Flags & { readonly name?: string; readonly sha256?: string; readonly lazy?: boolean }
+type AddFlags = Flags & {
+  readonly name?: string
+  readonly sha256?: string
+  readonly lazy?: boolean
+  readonly ca?: string
+}
 
 export function addImageCommands(program: Command): void {
   const image = program.command('image').description('The library of images: add, look at, publish, roll back, remove.')
@@ -32,6 +37,10 @@ export function addImageCommands(program: Command): void {
     .option('--name <NAME>', 'what it is called (default: made from the name of the file)')
     .addOption(new Option('--sha256 <HEX>', 'what the file must have, as its publisher says').argParser(sha256))
     .option('--lazy', 'leave the file of a URL where it is, and fetch of it what machines read')
+    .option(
+      '--ca <FILE>',
+      'of https: the authority (PEM) that alone may vouch for the server; kept with a --lazy image',
+    )
     .addHelpText(
       'after',
       '\nRaw and qcow2, packed with gzip, xz or zstd or not; vmdk, vhdx and vdi where qemu-img is installed.',
@@ -80,16 +89,22 @@ async function addImage(source: string, flags: AddFlags): Promise<void> {
     const hint = 'Leave --lazy out: the file is copied into the library.'
     throw new OperationError('usage', '--lazy is for http and https URLs', hint)
   }
+  if (flags.ca !== undefined && !/^https:/i.test(source)) {
+    const hint = 'Leave --ca out, or name the image by an address that begins with https:.'
+    throw new OperationError('usage', '--ca is for https URLs', hint)
+  }
+  const authority = flags.ca === undefined ? undefined : await authorityIn(flags.ca)
   await withLibrary(flags, async (library) => {
     const line = new ProgressLine()
     const added = isExport
       ? await library.addExport(name, source)
       : flags.lazy === true
-        ? await library.addLazily({ name, source, sha256: flags.sha256 })
+        ? await library.addLazily({ name, source, authority, sha256: flags.sha256 })
         : await library
             .add({
               name,
               source,
+              authority,
               sha256: flags.sha256,
               signal: stoppedByPerson(),
               onProgress: ({ receivedBytes, totalBytes }) => line.show(receivedBytes, totalBytes),
@@ -103,6 +118,11 @@ async function addImage(source: string, flags: AddFlags): Promise<void> {
     process.stdout.write(`${lines.join('\n')}\n`)
     for (const problem of problemsOf(added)) process.stderr.write(`Take care: ${problem}\n`)
   })
+}
+
+async function authorityIn(path: string): Promise<string> {
+  const { readAuthority } = await import('../host/authority-file.ts')
+  return readAuthority(path)
 }
 
 async function listImages(flags: Flags): Promise<void> {
@@ -157,11 +177,13 @@ async function showImage(name: string, flags: Flags): Promise<void> {
       return
     }
     const { contents } = version
+    const authority = isLazyPath(path) ? (await lazyStatus(path)).authority : undefined
     const lines: [string, string][] = [
       ['image', `${formatReference(version)}${published ? ', published' : ''}`],
       ['size', `${formatBytes(version.sizeBytes)}, ${await whereItIs(path)}, ${version.format}`],
       ['SHA-256', version.sha256 ?? 'not known: it lives elsewhere'],
       ['source', version.source],
+      ...(authority === undefined ? [] : [['vouched by', authority] satisfies [string, string]]),
       ['its SHA-256', version.sourceSha256 ?? 'not known'],
       ['added', new Date(version.addedMs).toISOString()],
       ['file', path],

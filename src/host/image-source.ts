@@ -8,7 +8,7 @@ import { pipeline } from 'node:stream/promises'
 import { createGunzip, createZstdDecompress } from 'node:zlib'
 import { messageOf, OperationError } from '../base/errors.ts'
 import { codeOf, describeOpen } from './file.ts'
-import { labelOfUrl, reasonOf } from './http-ranges.ts'
+import { type HttpPlace, httpGet, labelOfUrl, reasonOf } from './http-get.ts'
 
 export type ImagePacking = 'none' | 'gzip' | 'xz' | 'zstd'
 
@@ -29,8 +29,9 @@ export interface ImageSource {
 const readBytes = 1024 * 1024
 
 /** @throws {OperationError} fileMissing, fileForbidden, notAFile, downloadFailed */
-export async function openImageSource(place: string, signal: AbortSignal): Promise<ImageSource> {
-  const opened = /^https?:\/\//i.test(place) ? await openUrl(place, signal) : await openLocal(place)
+export async function openImageSource(place: HttpPlace, signal: AbortSignal): Promise<ImageSource> {
+  const isRemote = /^https?:\/\//i.test(place.url)
+  const opened = isRemote ? await openUrl(place, signal) : await openLocal(place.url)
   const { head, rest } = await peek(opened.body)
   const packing = packingOf(head)
   const hash = createHash('sha256')
@@ -86,31 +87,27 @@ async function openLocal(path: string): Promise<Opened> {
   return { label: path, totalBytes: found.isFile() ? found.size : undefined, body }
 }
 
-async function openUrl(text: string, signal: AbortSignal): Promise<Opened> {
-  const url = URL.canParse(text) ? new URL(text) : undefined
-  if (url === undefined) throw new OperationError('usage', `${text} is not a URL`, 'Write it like https://HOST/FILE.')
-  const label = labelOfUrl(text)
-  const failed = (why: string, cause?: unknown): OperationError => {
-    const hint = 'Check the address and the network, and add it again: nothing was kept.'
+async function openUrl(place: HttpPlace, signal: AbortSignal): Promise<Opened> {
+  if (!URL.canParse(place.url)) {
+    throw new OperationError('usage', `${place.url} is not a URL`, 'Write it like https://HOST/FILE.')
+  }
+  const label = labelOfUrl(place.url)
+  const failed = (why: string, cause: unknown, next = 'Check the address and the network'): OperationError => {
+    const hint = `${next.replace(/[.]$/, '')}; then add it again: nothing was kept.`
     return new OperationError('downloadFailed', `cannot fetch ${label}: ${why}`, hint, { cause })
   }
-  const headers = new Headers({ 'Accept-Encoding': 'identity' }) // the checksum is of the file as it lies there
-  if (url.username !== '') {
-    const credentials = `${decodeURIComponent(url.username)}:${decodeURIComponent(url.password)}`
-    headers.set('Authorization', `Basic ${Buffer.from(credentials).toString('base64')}`)
-    url.username = ''
-    url.password = ''
-  }
-  const response = await fetch(url, { headers, signal }).catch((error: unknown) => {
-    throw failed(reasonOf(error), error)
+  // The checksum is of the file as it lies there.
+  const reply = await httpGet(place, { 'accept-encoding': 'identity' }, signal).catch((error: unknown) => {
+    if (signal.aborted) throw interrupted()
+    throw failed(reasonOf(error), error, error instanceof OperationError ? error.hint : undefined)
   })
-  if (response.status !== 200 || response.body === null) {
-    await response.body?.cancel()
-    throw failed(`the server says ${response.status} ${response.statusText}`.trim())
+  if (reply.status !== 200) {
+    reply.stop()
+    throw failed(`the server says ${reply.statusText}`, undefined)
   }
-  const said = response.headers.get('content-encoding') === null ? response.headers.get('content-length') : null
-  const body = errorsAs(response.body as AsyncIterable<Uint8Array>, (error) => failed(reasonOf(error), error))
-  return { label, totalBytes: said === null ? undefined : Number(said), body }
+  const said = reply.headers['content-length']
+  const body = errorsAs(reply.body, (error) => (signal.aborted ? interrupted() : failed(reasonOf(error), error)))
+  return { label, totalBytes: said === undefined ? undefined : Number(said), body }
 }
 
 async function* errorsAs(

@@ -84,6 +84,10 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
       diskOnVlan: this.#parts.storage !== undefined,
       loaderWasTried: roster.loaderWasTried(client.mac),
     })
+    const { program } = client
+    if (plan.kind === 'script' && program.kind === 'ipxe' && program.features.size > 0) {
+      this.#parts.fleet.loaderTold(machine, program.features.has('https'))
+    }
     return this.#answerOf(plan, client.mac, machine, where)
   }
 
@@ -180,6 +184,7 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
       secure: request.secure,
       httpsServed: this.#parts.httpsHost() !== undefined,
       features: client?.program.kind === 'ipxe' ? client.program.features : undefined,
+      hadHttps: machine.loaderHasHttps,
       required: fleet.requiredOf(mac),
       certificate: certificate.kind,
       certificateAsked: request.local.port === ports.proof,

@@ -10,6 +10,8 @@ export type ScriptFacts = {
   readonly httpsServed: boolean
   /** What the machine's iPXE said of itself by DHCP; undefined if it was never heard, or says nothing. */
   readonly features: ReadonlySet<string> | undefined
+  /** What an earlier iPXE of this machine said, before a restart of ours or of its own; undefined: nothing. */
+  readonly hadHttps: boolean | undefined
   /** What the machine must prove before it gets secrets. */
   readonly required: Proof
   /** The certificate that the request came with. */
@@ -95,5 +97,6 @@ function chooseByProof({ required, certificate, certificateAsked, signedIn }: Sc
 function mayCarrySecrets(facts: ScriptFacts): boolean {
   if (facts.secure || facts.transport === 'open') return true
   if (facts.transport === 'strict') return false
-  return !(facts.httpsServed && facts.features?.has('https') === true)
+  const hasHttps = facts.features?.has('https') ?? facts.hadHttps === true
+  return !(facts.httpsServed && hasHttps)
 }

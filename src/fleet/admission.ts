@@ -77,6 +77,7 @@ export function stranger(identity: Identity, nowMs: number): Machine {
     rivalUuid: undefined,
     assignment: undefined,
     transport: undefined,
+    loaderHasHttps: undefined,
     firstSeenMs: nowMs,
     lastSeenMs: nowMs,
   }

@@ -85,6 +85,14 @@ export class Fleet {
     this.#store.removeMachine(mac)
   }
 
+  /** What the iPXE that will ask for a script says of itself. Kept, so that a restart forgets nothing; repeats change nothing. */
+  loaderTold(machine: Machine, hasHttps: boolean): void {
+    // A stranger that nothing is remembered of stays one.
+    const remembered = this.#store.machine(machine.mac)
+    if (remembered === undefined || remembered.loaderHasHttps === hasHttps) return
+    this.#store.changeMachine(machine.mac, (known) => ({ ...(known ?? machine), loaderHasHttps: hasHttps }))
+  }
+
   /** What the configuration says holds over what was decided before. */
   configure(configured: ConfiguredMachine, nowMs: number): void {
     this.#change(configured.mac, nowMs, (machine) => ({

@@ -53,6 +53,8 @@ export type Machine = {
   readonly assignment: Assignment | undefined
   /** Undefined: what the configuration says for every machine. */
   readonly transport: TransportPolicy | undefined
+  /** Whether the iPXE that last asked for its script said that it has HTTPS. Undefined: none has said anything yet. */
+  readonly loaderHasHttps: boolean | undefined
   readonly firstSeenMs: number
   readonly lastSeenMs: number
 }

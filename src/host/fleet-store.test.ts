@@ -22,10 +22,11 @@ test('a machine and its credentials are what they were after the store was close
   const fleet = new Fleet(terms, before, (bytes) => systemRandom.bytes(bytes))
   fleet.meet({ mac, uuid: '33221100-5544-7766-8899-aabbccddeeff', serial: 'S1' }, 1_000)
   fleet.admit(mac, 2_000)
-  fleet.assign(mac, { image: 'other', version: 3, clonePolicy: 'ephemeral' }, 2_000)
+  fleet.loaderTold(fleet.assign(mac, { image: 'other', version: 3, clonePolicy: 'ephemeral' }, 2_000), true)
   const minted = fleet.offerCredentials(mac, 3_000)
   fleet.credentialsUsed(mac, minted.initiator.user)
   const machine = before.machine(mac)
+  expect(machine?.loaderHasHttps).toBe(true)
   before.close()
 
   const after = openFleetStore(path)

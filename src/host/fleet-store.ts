@@ -46,10 +46,11 @@ const migrations: Migrations = [
      mac TEXT PRIMARY KEY,
      address INTEGER NOT NULL UNIQUE
    ) STRICT`,
+  'ALTER TABLE machine ADD COLUMN loader_has_https INTEGER',
 ]
 
 const machineColumns =
-  'mac, name, uuid, serial, decision, rival_uuid, assignment, transport, first_seen_ms, last_seen_ms'
+  'mac, name, uuid, serial, decision, rival_uuid, assignment, transport, loader_has_https, first_seen_ms, last_seen_ms'
 
 export interface OpenFleetStore extends FleetStore {
   readonly proofs: CertificateStore & AccountStore
@@ -75,7 +76,7 @@ class SqliteFleetStore implements OpenFleetStore {
     this.#selectMachine = database.prepare(`SELECT ${machineColumns} FROM machine WHERE mac = ?`)
     this.#selectRing = database.prepare('SELECT ring FROM credentials WHERE mac = ?')
     this.#putMachine = database.prepare(
-      `INSERT OR REPLACE INTO machine (${machineColumns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+      `INSERT OR REPLACE INTO machine (${machineColumns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
     )
     this.#putRing = database.prepare('INSERT OR REPLACE INTO credentials (mac, ring) VALUES (?, ?)')
     this.proofs = createProofStore(database)
@@ -95,7 +96,7 @@ class SqliteFleetStore implements OpenFleetStore {
     return atomically(this.#database, () => {
       const machine = change(this.machine(mac))
       assert(machine.mac === mac, 'a change does not make one machine into another')
-      const { name, uuid, serial, decision, rivalUuid, assignment, transport, firstSeenMs, lastSeenMs } = machine
+      const { name, uuid, serial, decision, rivalUuid, assignment, transport, loaderHasHttps } = machine
       this.#putMachine.run(
         mac,
         name ?? null,
@@ -105,8 +106,9 @@ class SqliteFleetStore implements OpenFleetStore {
         rivalUuid ?? null,
         assignment === undefined ? null : JSON.stringify(assignment),
         transport ?? null,
-        Math.round(firstSeenMs),
-        Math.round(lastSeenMs),
+        loaderHasHttps === undefined ? null : Number(loaderHasHttps),
+        Math.round(machine.firstSeenMs),
+        Math.round(machine.lastSeenMs),
       )
       return machine
     })
@@ -186,6 +188,7 @@ function machineOf(row: Row): Machine {
     rivalUuid: text(row['rival_uuid']),
     assignment: assignment === undefined ? undefined : (JSON.parse(assignment) as Assignment),
     transport: text(row['transport']) as TransportPolicy | undefined,
+    loaderHasHttps: row['loader_has_https'] === null ? undefined : row['loader_has_https'] === 1,
     firstSeenMs: Number(row['first_seen_ms']),
     lastSeenMs: Number(row['last_seen_ms']),
   }

@@ -5,8 +5,8 @@
 import { OperationError } from '../../base/errors.ts'
 import type { RandomAccessFile } from '../../ports/file.ts'
 import { checkedClustersMax, describedFaultsMax } from '../limits.ts'
-import { corrupt, headerField, incompatible, type Qcow2Header, setU64 } from './header.ts'
-import { readCount, readRefcountTable, writeCount } from './refcounts.ts'
+import { corrupt, headerField, incompatible, type Qcow2Header } from './header.ts'
+import { linkBlocks, readCount, readRefcountTable, writeCount } from './refcounts.ts'
 import { readSnapshots } from './snapshots.ts'
 
 export type CheckReport = {
@@ -47,6 +47,8 @@ export async function repairRefcounts(file: RandomAccessFile, header: Qcow2Heade
 
 /** Counts in pages: an image may claim to be far larger than anything it refers to. */
 const pageCounts = 65_536
+/** The smallest piece that a disk writes whole or not at all. */
+const sectorBytes = 512
 
 class Checker {
   readonly #file: RandomAccessFile
@@ -54,6 +56,9 @@ class Checker {
   readonly #clusterBytes: number
   readonly #clusters: number
   readonly #pages = new Map<number, Uint32Array>()
+  /** The page that was asked for last: counts are compared in order. */
+  #lastIndex = -1
+  #lastPage: Uint32Array | undefined
   readonly #faults: string[] = []
   #errorCount = 0
   #leakCount = 0
@@ -126,36 +131,32 @@ class Checker {
       if (offset === 0) continue
       if (added.includes(block)) bytes.fill(0)
       else await this.#file.read(offset, bytes)
-      const before = bytes.slice()
+      // Only the sectors that differ are written: a repair must be possible on a disk that is full.
+      const changed = new Set<number>()
       for (let i = 0; i < perBlock; i++) {
         const used = this.#usedCount(block * perBlock + i)
+        if (readCount(view, i, bits) === used) continue
         if (used > 2 ** Math.min(bits, 52) - 1) throw corrupt(this.#file.path, 'a cluster is used too often')
-        if (readCount(view, i, bits) !== used) writeCount(view, i, bits, used)
+        writeCount(view, i, bits, used)
+        changed.add(Math.floor((i * bits) / 8 / sectorBytes))
       }
       if (added.includes(block)) await this.#file.write(offset, bytes)
-      else await this.#writeChanged(offset, before, bytes)
+      else {
+        for (const sector of changed) {
+          const at = sector * sectorBytes
+          await this.#file.write(offset + at, bytes.subarray(at, at + sectorBytes))
+        }
+      }
     }
     await this.#file.truncate(end * this.#clusterBytes)
     await this.#file.sync()
-    const entry = new Uint8Array(8)
-    for (const block of added) {
-      setU64(new DataView(entry.buffer), 0, this.#table[block] ?? 0)
-      await this.#file.write(header.refcountTableOffset + block * 8, entry)
-    }
+    const blocks = added.map((index) => ({ index, offset: this.#table[index] ?? 0 }))
+    await linkBlocks(this.#file, header.refcountTableOffset, blocks)
     await this.#file.sync()
     const features = new Uint8Array(4)
     new DataView(features.buffer).setUint32(0, header.incompatibleLow & ~incompatible.dirty)
     await this.#file.write(headerField.incompatibleFeatures + 4, features)
     await this.#file.sync()
-  }
-
-  /** Only the sectors that differ: a repair must be possible on a disk that is full. */
-  async #writeChanged(offset: number, before: Uint8Array, bytes: Uint8Array): Promise<void> {
-    for (let at = 0; at < bytes.byteLength; at += 512) {
-      const sector = bytes.subarray(at, at + 512)
-      const old = before.subarray(at, at + 512)
-      if (sector.some((byte, i) => byte !== old[i])) await this.#file.write(offset + at, sector)
-    }
   }
 
   async #countMap(l1Offset: number, l1Entries: number, isActive: boolean): Promise<void> {
@@ -230,12 +231,18 @@ class Checker {
     if (page === undefined) {
       page = new Uint32Array(pageCounts)
       this.#pages.set(index, page)
+      this.#lastIndex = -1
     }
     page[cluster % pageCounts] = (page[cluster % pageCounts] ?? 0) + 1
   }
 
   #usedCount(cluster: number): number {
-    return this.#pages.get(Math.floor(cluster / pageCounts))?.[cluster % pageCounts] ?? 0
+    const index = Math.floor(cluster / pageCounts)
+    if (index !== this.#lastIndex) {
+      this.#lastIndex = index
+      this.#lastPage = this.#pages.get(index)
+    }
+    return this.#lastPage?.[cluster % pageCounts] ?? 0
   }
 
   #lastUsed(): number {

@@ -12,6 +12,8 @@ import { freeRangesMax } from '../limits.ts'
 import { corrupt, headerField, type Qcow2Header, setU64, u64 } from './header.ts'
 
 const pieceBytesMax = 4096
+/** The smallest piece that a disk writes whole or not at all. */
+const sectorBytes = 512
 
 type FreeRange = { first: number; count: number }
 type Released = { readonly offset: number; readonly bytes: number }
@@ -34,6 +36,8 @@ export class RefcountStore {
   end: number
   readonly #free: FreeRange[] = []
   #differences = new Map<number, number>()
+  /** Pieces whose last write failed, as they were before it. */
+  readonly #unsure = new Map<number, Uint8Array>()
   #released: Released[] = []
 
   private constructor(file: RandomAccessFile, header: Qcow2Header, table: Float64Array) {
@@ -178,8 +182,9 @@ export class RefcountStore {
   async #writePiece(clusters: readonly number[], differences: Map<number, number>, freed: number[]): Promise<void> {
     const piece = this.#pieceOf(clusters[0])
     const at = this.#pieceAt(piece)
-    const bytes = new Uint8Array(this.#pieceBytes)
-    await this.#file.read(at, bytes)
+    const before = this.#unsure.get(piece) ?? new Uint8Array(this.#pieceBytes)
+    if (!this.#unsure.has(piece)) await this.#file.read(at, before)
+    const bytes = before.slice()
     const view = new DataView(bytes.buffer)
     const becameZero: number[] = []
     for (const cluster of clusters) {
@@ -191,7 +196,10 @@ export class RefcountStore {
       writeCount(view, index, this.#countBits, count)
       if (count === 0) becameZero.push(cluster)
     }
+    // A write that fails may have written any part: what differs is added to what was there before it, not twice.
+    this.#unsure.set(piece, before)
     await this.#file.write(at, bytes)
+    this.#unsure.delete(piece)
     for (const cluster of clusters) differences.delete(cluster)
     freed.push(...becameZero)
   }
@@ -207,16 +215,14 @@ export class RefcountStore {
   async #link(): Promise<void> {
     if (this.#unlinked.size === 0 && this.#movedFrom === undefined) return
     await this.#file.sync()
-    const entry = new Uint8Array(16)
-    const view = new DataView(entry.buffer)
     if (this.#movedFrom === undefined) {
-      for (const index of this.#unlinked) {
-        setU64(view, 0, this.#table[index] ?? 0)
-        await this.#file.write(this.#tableOffset + index * 8, entry.subarray(0, 8))
-        this.#unlinked.delete(index)
-      }
+      const blocks = [...this.#unlinked].map((index) => ({ index, offset: this.#table[index] ?? 0 }))
+      await linkBlocks(this.#file, this.#tableOffset, blocks)
+      for (const { index } of blocks) this.#unlinked.delete(index)
       return
     }
+    const entry = new Uint8Array(16)
+    const view = new DataView(entry.buffer)
     const bytes = new Uint8Array(this.#tableCapacity * 8)
     const table = new DataView(bytes.buffer)
     for (const [index, offset] of this.#table.entries()) setU64(table, index * 8, offset)
@@ -271,6 +277,28 @@ export class RefcountStore {
         throw corrupt(this.#file.path, `the table at ${offset} counts as unused`)
       }
     }
+  }
+}
+
+/**
+ * Writes the table's entries for blocks that are on stable storage. A new block lies behind all that it counts, so it is
+ * counted itself by a later one or by itself: the last goes first, and is durable before another that it counts. Within a
+ * sector the order of the writes is enough.
+ * @throws {OperationError} noSpace, ioError
+ */
+export async function linkBlocks(
+  file: RandomAccessFile,
+  tableOffset: number,
+  blocks: readonly { readonly index: number; readonly offset: number }[],
+): Promise<void> {
+  const entry = new Uint8Array(8)
+  let sector = -1
+  for (const { index, offset } of blocks.toSorted((a, b) => b.index - a.index)) {
+    const at = tableOffset + index * 8
+    if (sector !== -1 && Math.floor(at / sectorBytes) !== sector) await file.sync()
+    sector = Math.floor(at / sectorBytes)
+    setU64(new DataView(entry.buffer), 0, offset)
+    await file.write(at, entry)
   }
 }
 

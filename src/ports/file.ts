@@ -1,6 +1,17 @@
 /**
  * One open file of fixed-position reads and writes. Numbers are bytes. Methods that return `undefined` have finished;
  * a promise means the disk is slow and the loop goes on.
+ *
+ * What a program may rely on, and no more:
+ *   - An operation sees all of what ended before it was called.
+ *   - What is in flight has no order: it takes place at any time before it ends, in pieces, before or after what was called
+ *     later. Where two that are in flight touch the same bytes, any mixture of them may be left there, or be read.
+ *   - `sizeBytes` counts what has ended. What is in flight may have made the file longer already.
+ *   - A sync makes durable what ended before it was called; of the rest, anything may be. After one that failed nobody knows
+ *     what is durable, and a later one does not mend it.
+ *   - `truncate` is alone: nothing that changes the file is in flight beside it. `grow` is beside anything.
+ *   - A write that failed may have written any part of itself.
+ * `SimulatedFile` (block/testing) does all the rest of what is allowed here; `SystemFile` (host/file.ts) is the real one.
  */
 export interface RandomAccessFile {
   readonly path: string
@@ -22,9 +33,9 @@ export interface RandomAccessFile {
   punchHole(offset: number, bytes: number): Promise<boolean>
   /** Whether the byte at `offset` takes space, and how far that holds. Undefined where the file system does not tell. */
   extent?(offset: number): FileExtent | undefined
-  /** Only while nothing is written: a write that extends the file meanwhile may be cut off again. */
+  /** Makes it exactly this long. What is cut off is gone; what is added reads as zeroes. */
   truncate(sizeBytes: number): Promise<void>
-  /** Makes it at least this long, whatever is written meanwhile. */
+  /** Makes it at least this long, and cuts off nothing, whatever is written meanwhile. */
   grow(sizeBytes: number): Promise<void>
   close(): Promise<void>
 }

@@ -54,13 +54,37 @@ export class Histories {
    */
   verify(content: Uint8Array, what: string): void {
     for (const [i, history] of this.#sectors.entries()) {
-      const tag = tagOf(content.subarray(i * sectorBytes, (i + 1) * sectorBytes))
-      if (tag === undefined || !history.some((version) => version.tag === tag)) {
-        const allowed = history.map((version) => version.tag).join(', ')
-        throw new Error(`${what}: sector ${i} holds ${tag ?? 'a mixture'}, not one of ${allowed}`)
-      }
+      const tag = this.#expect(history, content, i, i, what)
       history.splice(0, history.length, { tag, state: 'done' })
     }
+  }
+
+  /**
+   * What a read of so many sectors from `first` may show: taken when it begins, held against what it gave when it ends.
+   * Sectors that something was done to meanwhile may show anything.
+   */
+  reading(first: number, count: number): (content: Uint8Array, what: string) => void {
+    const before = Array.from({ length: count }, (_, i) => {
+      const last = this.at(first + i).at(-1)
+      return last?.state === 'underway' ? undefined : last
+    })
+    return (content, what) => {
+      for (let i = 0; i < count; i++) {
+        const history = this.at(first + i)
+        if (before[i] === undefined || history.at(-1) !== before[i]) continue
+        const since = history.findLastIndex(({ state }) => state === 'done')
+        this.#expect(history.slice(Math.max(0, since)), content, i, first + i, what)
+      }
+    }
+  }
+
+  #expect(history: readonly Version[], content: Uint8Array, at: number, sector: number, what: string): number {
+    const tag = tagOf(content, at * sectorBytes)
+    if (tag === undefined || !history.some((version) => version.tag === tag)) {
+      const allowed = history.map((version) => version.tag).join(', ')
+      throw new Error(`${what}: sector ${sector} holds ${tag ?? 'a mixture'}, not one of ${allowed}`)
+    }
+    return tag
   }
 }
 
@@ -69,8 +93,10 @@ export function sectorOf(tag: number): Uint8Array {
   return new Uint8Array(new Uint16Array(sectorBytes / 2).fill(tag).buffer)
 }
 
-function tagOf(sector: Uint8Array): number | undefined {
-  const words = new Uint16Array(sector.buffer, sector.byteOffset, sectorBytes / 2)
-  const tag = words[0]
-  return words.every((word) => word === tag) ? tag : undefined
+function tagOf(content: Uint8Array, offset: number): number | undefined {
+  const words = new Uint32Array(content.buffer, content.byteOffset + offset, sectorBytes / 4)
+  const first = words[0] ?? 0
+  if (first >>> 16 !== (first & 0xffff)) return undefined
+  for (let i = 1; i < words.length; i++) if (words[i] !== first) return undefined
+  return first & 0xffff
 }

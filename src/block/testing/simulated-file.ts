@@ -1,14 +1,26 @@
 /**
- * A disk for tests: answers at once or later, as a seed says; fails when told to; loses power. What was written and not
- * yet synced may be there after a crash or not, sector by sector, in any order: each sector holds its last synced
- * content or what any later write put there.
+ * A disk for tests: answers at once or later, as a seed says; fails when told to; loses power. What is in flight takes
+ * place late, in pieces and in any order, as far as the port allows it (ports/file.ts). What was written and not yet synced
+ * may be there after a crash or not, sector by sector, in any order: each sector holds its last synced content or what
+ * any later write put there.
  */
 import { assert } from '../../base/assert.ts'
 import { OperationError } from '../../base/errors.ts'
 import type { RandomAccessFile } from '../../ports/file.ts'
+import { SimulatedMedium } from './simulated-medium.ts'
+
+/**
+ * What a host would do that does not keep to the port. Simulations that notice nothing of it prove nothing:
+ *   growCuts         grow is a resize to the length that was asked for, late
+ *   writeEndsEarly   a write says that it has ended, and takes place after that
+ *   punchEndsEarly   the same of a hole
+ *   syncEndsEarly    a sync covers some of what had ended before it, not all
+ */
+export type Breach = 'growCuts' | 'writeEndsEarly' | 'punchEndsEarly' | 'syncEndsEarly'
 
 export type SimulatedFileOptions = {
-  readonly content?: Uint8Array
+  /** What it holds at first, durable: bytes, or the disk of another file. */
+  readonly content?: Uint8Array | SimulatedMedium
   readonly path?: string
   readonly readOnly?: boolean
   /** 0 <= x < 1; decides what answers late. Absent: everything answers at once. */
@@ -18,12 +30,10 @@ export type SimulatedFileOptions = {
   readonly holes?: boolean
   /** The disk is full when more than this many bytes of sectors are in use. */
   readonly capacityBytes?: number
+  readonly breach?: Breach | undefined
 }
 
 const sectorBytes = 512
-
-/** One sector: what is on stable storage, and what was written since, oldest first. */
-type Sector = { durable: Uint8Array | undefined; readonly since: (Uint8Array | undefined)[] }
 
 export class SimulatedFile implements RandomAccessFile {
   readonly path: string
@@ -31,13 +41,14 @@ export class SimulatedFile implements RandomAccessFile {
   readonly #random: (() => number) | undefined
   readonly #lateShare: number
   readonly #holes: boolean
-  readonly #sectors = new Map<number, Sector>()
+  readonly #breach: Breach | undefined
+  readonly #medium: SimulatedMedium
+  /** As the file tells it: what is in flight may have made it longer already. */
   #sizeBytes: number
-  #durableSizeBytes: number
   #dead = false
-  #syncEpoch = 0
-  /** Sectors changed since the last sync that ended. */
-  readonly #dirty = new Set<number>()
+  #operations = 0
+  readonly #underway = new Set<number>()
+  #truncating = false
   capacityBytes: number
   /** Set to make every following operation of the kind fail. */
   failReads: boolean = false
@@ -57,15 +68,11 @@ export class SimulatedFile implements RandomAccessFile {
     this.#random = options.random
     this.#lateShare = options.lateShare ?? 0.5
     this.#holes = options.holes ?? true
+    this.#breach = options.breach
     this.capacityBytes = options.capacityBytes ?? Number.MAX_SAFE_INTEGER
     const content = options.content ?? new Uint8Array(0)
-    this.#sizeBytes = content.byteLength
-    this.#durableSizeBytes = content.byteLength
-    for (let at = 0; at < content.byteLength; at += sectorBytes) {
-      const piece = new Uint8Array(sectorBytes)
-      piece.set(content.subarray(at, at + sectorBytes))
-      if (piece.some((byte) => byte !== 0)) this.#sectors.set(at / sectorBytes, { durable: piece, since: [] })
-    }
+    this.#medium = content instanceof SimulatedMedium ? content : SimulatedMedium.of(content)
+    this.#sizeBytes = this.#medium.sizeBytes
   }
 
   sizeBytes(): number {
@@ -73,77 +80,102 @@ export class SimulatedFile implements RandomAccessFile {
   }
 
   get usedBytes(): number {
-    let used = 0
-    for (const sector of this.#sectors.values()) if (now(sector) !== undefined) used += sectorBytes
-    return used
+    return this.#medium.usedBytes
   }
 
   read(offset: number, target: Uint8Array): Promise<void> | undefined {
     this.#alive()
     this.readCount++
     this.readBytes += target.byteLength
-    const fill = (): void => {
-      this.#alive()
+    const pieces = this.#cut(offset, target.byteLength)
+    const read = (start: number, end: number): void => {
       if (this.failReads) throw ioError('read')
-      this.#copyOut(offset, target)
+      this.#medium.read(offset + start, target.subarray(start, end))
     }
-    return this.#soonOrLate(fill)
+    if (this.#isAtOnce()) {
+      read(0, target.byteLength)
+      return undefined
+    }
+    return this.#late(pieces, read, () => undefined)
   }
 
   write(offset: number, source: Uint8Array): Promise<void> | undefined {
     this.#alive()
     assert(!this.readOnly, 'nobody writes a file that was opened read-only')
+    this.#assertNotTruncating()
     this.writeCount++
     this.writtenBytes += source.byteLength
-    return this.#soonOrLate(() => {
-      this.#alive()
-      if (this.failWrites) throw ioError('write')
-      this.#copyIn(offset, source)
-    })
+    const isEarly = this.#breach === 'writeEndsEarly'
+    const bytes = isEarly ? source.slice() : source
+    const operation = this.#begin()
+    const write = (start: number, end: number): void =>
+      this.#write(offset + start, bytes.subarray(start, end), operation)
+    const ended = (): void => {
+      this.#sizeBytes = Math.max(this.#sizeBytes, offset + bytes.byteLength)
+    }
+    if (this.#isAtOnce()) {
+      try {
+        write(0, bytes.byteLength)
+      } finally {
+        this.#underway.delete(operation)
+      }
+      ended()
+      return undefined
+    }
+    return this.#lateOrEarly(isEarly, operation, this.#cut(offset, bytes.byteLength), write, ended)
   }
 
   async sync(): Promise<void> {
     this.#alive()
     this.syncCount++
     // What ends while the sync runs may or may not be covered by it; here it is not.
-    const covered: [number, number][] = []
-    for (const index of this.#dirty) covered.push([index, this.#sectors.get(index)?.since.length ?? 0])
-    const size = this.#sizeBytes
-    const epoch = ++this.#syncEpoch
+    const called = this.#operations
+    const underway = new Set(this.#underway)
+    const sizeBytes = this.#sizeBytes
     if (this.#random !== undefined) await this.#turns()
     this.#alive()
     if (this.failSyncs) throw ioError('sync')
-    assert(epoch === this.#syncEpoch, 'a test syncs one at a time')
-    for (const [index, versions] of covered) {
-      const sector = this.#sectors.get(index)
-      if (sector === undefined || versions === 0) continue
-      sector.durable = sector.since[versions - 1]
-      sector.since.splice(0, versions)
-      if (sector.since.length === 0) this.#dirty.delete(index)
-    }
-    this.#durableSizeBytes = size
+    const isLost = (): boolean => this.#breach === 'syncEndsEarly' && (this.#random?.() ?? 1) < 0.2
+    this.#medium.settle((operation) => operation <= called && !underway.has(operation) && !isLost())
+    this.#medium.durableSizeBytes = sizeBytes
   }
 
   async punchHole(offset: number, bytes: number): Promise<boolean> {
     this.#alive()
     if (!this.#holes) return false
+    this.#assertNotTruncating()
     const end = Math.min(offset + bytes, this.#sizeBytes)
-    if (offset < end) {
-      this.punchedBytes += end - offset
-      this.#copyIn(offset, new Uint8Array(end - offset), true)
-    }
+    if (offset >= end) return true
+    this.punchedBytes += end - offset
+    const operation = this.#begin()
+    const punch = (start: number, until: number): void => this.#medium.punch(offset + start, offset + until, operation)
+    const isEarly = this.#breach === 'punchEndsEarly'
+    await this.#lateOrEarly(isEarly, operation, this.#cut(offset, end - offset), punch, () => undefined)
     return true
   }
 
   async truncate(sizeBytes: number): Promise<void> {
     this.#alive()
-    if (sizeBytes < this.#sizeBytes) this.#copyIn(sizeBytes, new Uint8Array(this.#sizeBytes - sizeBytes), true)
-    this.#sizeBytes = sizeBytes
+    assert(this.#underway.size === 0, 'nothing is in flight beside a truncate')
+    this.#truncating = true
+    await this.#resize(sizeBytes).finally(() => {
+      this.#truncating = false
+    })
   }
 
   async grow(sizeBytes: number): Promise<void> {
     this.#alive()
-    this.#sizeBytes = Math.max(this.#sizeBytes, sizeBytes)
+    this.#assertNotTruncating()
+    if (this.#sizeBytes >= sizeBytes) return
+    if (this.#breach === 'growCuts') {
+      await this.#resize(sizeBytes)
+      return
+    }
+    const operation = this.#begin()
+    const grow = (): void => this.#medium.resize(Math.max(this.#medium.sizeBytes, sizeBytes), operation)
+    await this.#lateOrEarly(false, operation, [sizeBytes], grow, () => {
+      this.#sizeBytes = Math.max(this.#sizeBytes, sizeBytes)
+    })
   }
 
   async close(): Promise<void> {
@@ -152,97 +184,114 @@ export class SimulatedFile implements RandomAccessFile {
 
   /** The whole content as a program sees it now. */
   content(): Uint8Array {
-    const content = new Uint8Array(this.#sizeBytes)
-    this.#copyOut(0, content)
+    const content = new Uint8Array(this.#medium.sizeBytes)
+    this.#medium.read(0, content)
     return content
   }
 
+  /** Another disk that holds the same. */
+  fork(options: Omit<SimulatedFileOptions, 'content'> = {}): SimulatedFile {
+    return new SimulatedFile({ path: this.path, ...options, content: this.#medium.fork() })
+  }
+
   /** Power goes: this file answers nothing any more, and what a disk may have kept of it is the content of a new one. */
-  crash(random: () => number, options: SimulatedFileOptions = {}): SimulatedFile {
+  crash(random: () => number, options: Omit<SimulatedFileOptions, 'content'> = {}): SimulatedFile {
     this.#dead = true
-    const keepAll = random() < 0.1
-    const sizeBytes = keepAll || random() < 0.5 ? this.#sizeBytes : this.#durableSizeBytes
-    const content = new Uint8Array(sizeBytes)
-    const share = random()
-    for (const [index, sector] of this.#sectors) {
-      if (index * sectorBytes >= sizeBytes) continue
-      let kept = sector.durable
-      if (sector.since.length > 0 && (keepAll || random() < share)) {
-        kept = sector.since[keepAll ? sector.since.length - 1 : Math.floor(random() * sector.since.length)]
-      }
-      if (kept !== undefined) content.set(kept.subarray(0, sizeBytes - index * sectorBytes), index * sectorBytes)
-    }
-    return new SimulatedFile({ path: this.path, ...options, content })
+    return new SimulatedFile({ path: this.path, ...options, content: this.#medium.crash(random) })
   }
 
   #alive(): void {
     if (this.#dead) throw ioError('use after the power went')
   }
 
-  #soonOrLate(act: () => void): Promise<void> | undefined {
-    if (this.#random === undefined || this.#random() >= this.#lateShare) {
-      act()
-      return undefined
-    }
-    return this.#turns().then(act)
+  #assertNotTruncating(): void {
+    assert(!this.#truncating, 'nothing is in flight beside a truncate')
   }
 
-  async #turns(): Promise<void> {
-    const count = 1 + Math.floor((this.#random?.() ?? 0) * 8)
+  #begin(): number {
+    const operation = ++this.#operations
+    this.#underway.add(operation)
+    return operation
+  }
+
+  #isAtOnce(): boolean {
+    return this.#random === undefined || this.#random() >= this.#lateShare
+  }
+
+  /** Where a late operation's pieces end: one or two, between sectors. */
+  #cut(offset: number, bytes: number): readonly number[] {
+    if (this.#random === undefined || this.#random() < 0.5) return [bytes]
+    const sectors = Math.floor(this.#random() * (bytes / sectorBytes))
+    const end = sectors * sectorBytes - (offset % sectorBytes)
+    return end > 0 && end < bytes ? [end, bytes] : [bytes]
+  }
+
+  /** Takes place piece by piece, at any time until it ends. */
+  async #late(
+    pieces: readonly number[],
+    act: (start: number, end: number) => void,
+    ended: () => void,
+    operation: number = 0,
+  ): Promise<void> {
+    try {
+      let start = 0
+      for (const end of pieces) {
+        await this.#turns()
+        this.#alive()
+        act(start, end)
+        start = end
+      }
+      if (this.#random !== undefined && this.#random() < 0.5) await this.#turns()
+      this.#alive()
+      ended()
+    } finally {
+      this.#underway.delete(operation)
+    }
+  }
+
+  #lateOrEarly(
+    isEarly: boolean,
+    operation: number,
+    pieces: readonly number[],
+    act: (start: number, end: number) => void,
+    ended: () => void,
+  ): Promise<void> {
+    if (!isEarly) return this.#late(pieces, act, ended, operation)
+    // After what its end sets going has begun.
+    const late = this.#turns(40).then(() => this.#late(pieces, act, ended, operation))
+    late.catch(() => undefined)
+    return this.#turns()
+  }
+
+  /** As much of it as fits, then an error, where the disk is full. */
+  #write(offset: number, source: Uint8Array, operation: number): void {
+    this.#alive()
+    if (this.failWrites) throw ioError('write')
+    const fitting = this.#medium.fitting(offset, source.byteLength, this.capacityBytes)
+    if (fitting > 0) this.#medium.write(offset, source.subarray(0, fitting), operation)
+    if (fitting < source.byteLength) throw new OperationError('noSpace', 'the disk is full', 'Free some.')
+  }
+
+  async #resize(sizeBytes: number): Promise<void> {
+    const operation = this.#begin()
+    await this.#lateOrEarly(
+      false,
+      operation,
+      [sizeBytes],
+      () => this.#medium.resize(sizeBytes, operation),
+      () => {
+        this.#sizeBytes = sizeBytes
+      },
+    )
+  }
+
+  async #turns(least: number = 1): Promise<void> {
+    if (this.#random === undefined) return
+    // Most are soon there; some are passed by whole flushes.
+    const most = this.#random() < 0.1 ? 80 : 8
+    const count = least + Math.floor(this.#random() * most)
     for (let i = 0; i < count; i++) await undefined
   }
-
-  #copyOut(offset: number, target: Uint8Array): void {
-    for (let done = 0; done < target.byteLength; ) {
-      const within = (offset + done) % sectorBytes
-      const bytes = Math.min(sectorBytes - within, target.byteLength - done)
-      const sector = this.#sectors.get(Math.floor((offset + done) / sectorBytes))
-      const content = sector === undefined ? undefined : now(sector)
-      if (content === undefined) target.fill(0, done, done + bytes)
-      else target.set(content.subarray(within, within + bytes), done)
-      done += bytes
-    }
-  }
-
-  #copyIn(offset: number, source: Uint8Array, hole: boolean = false): void {
-    if (!hole) this.#claimSpace(offset, source.byteLength)
-    for (let done = 0; done < source.byteLength; ) {
-      const index = Math.floor((offset + done) / sectorBytes)
-      const within = (offset + done) % sectorBytes
-      const bytes = Math.min(sectorBytes - within, source.byteLength - done)
-      const sector = this.#sectors.get(index) ?? { durable: undefined, since: [] }
-      this.#sectors.set(index, sector)
-      if (hole && bytes === sectorBytes) {
-        if (now(sector) !== undefined) this.#remember(index, sector, undefined)
-      } else {
-        const next = now(sector)?.slice() ?? new Uint8Array(sectorBytes)
-        next.set(source.subarray(done, done + bytes), within)
-        this.#remember(index, sector, next)
-      }
-      done += bytes
-    }
-    if (!hole) this.#sizeBytes = Math.max(this.#sizeBytes, offset + source.byteLength)
-  }
-
-  #remember(index: number, sector: Sector, content: Uint8Array | undefined): void {
-    sector.since.push(content)
-    this.#dirty.add(index)
-  }
-
-  #claimSpace(offset: number, bytes: number): void {
-    if (this.capacityBytes === Number.MAX_SAFE_INTEGER) return
-    let more = 0
-    for (let index = Math.floor(offset / sectorBytes); index * sectorBytes < offset + bytes; index++) {
-      const sector = this.#sectors.get(index)
-      if (sector === undefined || now(sector) === undefined) more += sectorBytes
-    }
-    if (this.usedBytes + more > this.capacityBytes)
-      throw new OperationError('noSpace', 'the disk is full', 'Free some.')
-  }
-}
-
-function now(sector: Sector): Uint8Array | undefined {
-  return sector.since.length > 0 ? sector.since[sector.since.length - 1] : sector.durable
 }
 
 function ioError(what: string): OperationError {

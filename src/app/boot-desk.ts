@@ -33,6 +33,7 @@ import type { ChapMode, Ports } from './config.ts'
 import type { EventStream } from './event-stream.ts'
 import type { FirmwareHttps } from './firmware-https.ts'
 import type { LoaderCatalogue } from './loaders.ts'
+import type { NoLoader } from './no-loader.ts'
 import type { ProofDesk, ShownCertificate, SignIn } from './proof-desk.ts'
 import type { Roster } from './roster.ts'
 import type { StorageNetwork } from './storage-network.ts'
@@ -53,6 +54,8 @@ export type BootDeskParts = {
   readonly firmwareHttps: FirmwareHttps
   /** It has what it needs to log in to its disk. */
   willBoot(mac: Mac): void
+  /** Asked before that. */
+  noLoaderFor(mac: Mac): NoLoader | undefined
   /** Where iSCSI is, if it has a VLAN of its own. */
   readonly storage: StorageNetwork | undefined
 }
@@ -250,11 +253,14 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
     events.emit({ mac, address }, { kind: 'credentialsMinted', bootId })
     const script = { kind: 'scriptServed', script: 'boot', bootId, image, encrypted: web.secure, proof } as const
     events.emit({ mac, address }, { ...script, storageVlan: storage?.vlan })
+    const noLoader = this.#parts.noLoaderFor(mac)
+    if (noLoader !== undefined) events.emit({ mac, address }, { kind: 'noLoader', ...noLoader })
     this.#parts.willBoot(mac)
     return scriptAnswer(
       bootScript({
         mac,
         image,
+        noLoader: noLoader?.reason,
         bootId,
         portal: { address: storage?.address ?? portalAddress, port: ports.iscsi },
         storage: placeOf(storage, storageAddress),

@@ -8,7 +8,7 @@ import type { BlockDevice } from '../block/device.ts'
 import { createClone } from '../block/qcow2/create.ts'
 import { type BackingResolver, openQcow2, readHeader } from '../block/qcow2/open.ts'
 import { nodeCompression } from '../host/compression.ts'
-import { kindOf, makeDirectory } from '../host/directory.ts'
+import { kindOf, makeDirectory, takenBytesNow } from '../host/directory.ts'
 import { openFile } from '../host/file.ts'
 import { type FileLock, lockFile } from '../host/lock.ts'
 import { dirname, join, resolve } from '../host/path.ts'
@@ -30,6 +30,9 @@ export type Clone = {
   /** What it reads of its golden image is being taken down. */
   readonly recording: TraceRecording | undefined
 }
+
+/** No clone is empty: it has its header and its tables. No system fits into what is left of this. */
+const unwrittenBytesMax = 1024 * 1024
 
 export class Clones {
   /** Absolute. Made when the first clone is. */
@@ -82,6 +85,11 @@ export class Clones {
   }
 
   /** The machine's clones that were made for one boot. */
+  /** Whether the machine has a clone that it keeps, with so much in it that a system may have been installed there. */
+  hasWritten(mac: Mac): boolean {
+    return takenBytesNow(join(this.directory, nameOfClone(mac))) > unwrittenBytesMax
+  }
+
   async filesOfBoots(mac: Mac): Promise<string[]> {
     const all = await listCloneFiles(this.directory)
     return all.filter((clone) => clone.mac === mac && clone.isOfOneBoot).map(({ file }) => file)

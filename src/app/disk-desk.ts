@@ -126,6 +126,14 @@ export class DiskDesk implements TargetDirectory {
     }
   }
 
+  /** The image that its next boot gets as it is. Undefined: the machine wrote so much that it may have a system of its own. */
+  freshImageOf(mac: Mac): MeantImage | undefined {
+    const { clones, fleet, policyOf, shelf } = this.#parts
+    const assignment = fleet.assignmentFor(mac)
+    const policy = assignment.clonePolicy ?? policyOf(assignment.image)
+    return policy === 'persistent' && clones.hasWritten(mac) ? undefined : shelf.meant(assignment)
+  }
+
   /** A machine that may log in may ask where its own disk is; nobody is told of others'. */
   discover(attempt: LoginAttempt): DiscoveryVerdict {
     const boots = this.#bootsOf(attempt)

@@ -5,6 +5,7 @@
 import { OperationError } from '../base/errors.ts'
 import type { BlockCache } from '../block/cache.ts'
 import type { RemoteState } from '../block/remote.ts'
+import { type Bootability, whatIsOn } from '../disk/inspect.ts'
 import type { Assignment } from '../fleet/machine.ts'
 import { findVersion, formatReference, type ImageVersion } from '../images/catalogue.ts'
 import { type GoldenImage, goldenImageName, openGolden } from './golden.ts'
@@ -34,6 +35,9 @@ export type MeantImage = {
 export class ImageShelf {
   readonly #parts: ShelfParts
   readonly #open = new Map<string, Promise<GoldenImage>>()
+  /** Of the file that is served without the library, which has them of its own. */
+  #fileBootability: readonly Bootability[] | undefined
+  #looking: Promise<void> = Promise.resolve()
 
   constructor(parts: ShelfParts) {
     this.#parts = parts
@@ -68,6 +72,11 @@ export class ImageShelf {
     return found === undefined ? goldenImageName : formatReference(found)
   }
 
+  /** Which firmwares find something to start on it; undefined while nobody has looked, or could. */
+  bootabilityOf(path: string): readonly Bootability[] | undefined {
+    return path === this.#parts.filePath ? this.#fileBootability : this.#versionAt(path)?.contents.bootableFor
+  }
+
   /** Shared; closed with the shelf. @throws {OperationError} fileMissing, imageCorrupt, ... */
   open(path: string): Promise<GoldenImage> {
     const known = this.#open.get(path)
@@ -85,7 +94,15 @@ export class ImageShelf {
     })
     opening.catch(() => this.#open.delete(path)) // the next one tries again
     this.#open.set(path, opening)
+    // Nobody waits for it.
+    if (path === this.#parts.filePath)
+      this.#looking = opening.then((golden) => this.#lookInto(golden)).catch(() => undefined)
     return opening
+  }
+
+  /** One that cannot be read now is told by whoever needs it. */
+  async #lookInto({ device }: GoldenImage): Promise<void> {
+    this.#fileBootability = (await whatIsOn(device)).bootableFor
   }
 
   #versionAt(path: string): ImageVersion | undefined {
@@ -95,6 +112,7 @@ export class ImageShelf {
 
   async close(): Promise<void> {
     const all = await Promise.allSettled(this.#open.values())
+    await this.#looking
     this.#open.clear()
     for (const golden of all) if (golden.status === 'fulfilled') await golden.value.device.close()
   }

@@ -37,6 +37,7 @@ import { HttpsService } from './https.ts'
 import { type ImageReference, Library, parseReference } from './library.ts'
 import { addedLoadersFolder, readLoaders } from './loaders.ts'
 import { formatNbdUri, isNbdUri, parseNbdUri } from './nbd-disk.ts'
+import { whyNoLoader } from './no-loader.ts'
 import { ProofDesk } from './proof-desk.ts'
 import { Roster } from './roster.ts'
 import { ImageShelf } from './shelf.ts'
@@ -166,6 +167,7 @@ async function start(
     firmwareTrustsUs: firmwareTrust(config, fleet),
     firmwareHttps,
     willBoot: (mac) => diskDesk.expect(mac),
+    noLoaderFor: (mac) => whyNoLoader(shelf, roster.clientOf(mac)?.architecture, () => diskDesk.freshImageOf(mac)),
     storage,
   })
   const traces = new BootTraces({

@@ -10,6 +10,9 @@ export const refetchesMax = 3
 /** How long a report may hold up a boot that has failed anyway. */
 export const reportTimeoutMs = 2_000
 
+/** What every firmware's text screen has. */
+export const screenColumns = 80
+
 /** How long a person may read why a machine is refused before the firmware goes on. */
 export const refusalSeconds = 10
 

@@ -63,6 +63,18 @@ const golden: ReadonlyArray<[file: string, text: string]> = [
   ['local.ipxe', print(localScript(mac))],
 ]
 
+test('a disk that is known to have no loader for this firmware is told before it is tried, in lines that a screen holds', () => {
+  const noLoader =
+    '\\EFI\\BOOT\\BOOTX64.EFI is missing: copy a loader there (grub-install --removable, or bootctl install).'
+  const lines = print(bootScript({ ...bootFacts, noLoader })).split('\n')
+  const first = lines.indexOf('echo Slipway: this disk has no boot loader for this firmware.')
+  expect(lines.slice(first + 1, first + 3)).toEqual([
+    'echo /EFI/BOOT/BOOTX64.EFI is missing: copy a loader there (grub-install --removable,',
+    'echo or bootctl install).',
+  ])
+  expect(first).toBeLessThan(lines.findIndex((line) => line.startsWith('sanboot')))
+})
+
 test.for(golden)('%s is what it was', async ([file, text]) => {
   await expect(text).toMatchFileSnapshot(`vectors/${file}`)
   expect(print(parse(text))).toBe(text)

@@ -37,7 +37,14 @@ import {
 import { parseWord } from '../ipxe/parse.ts'
 import type { Line, Part, Script, Word } from '../ipxe/script.ts'
 import type { Refusal } from './choose-script.ts'
-import { diskPausesSeconds, pollPausesSeconds, pollsBetweenNotices, refusalSeconds, reportTimeoutMs } from './limits.ts'
+import {
+  diskPausesSeconds,
+  pollPausesSeconds,
+  pollsBetweenNotices,
+  refusalSeconds,
+  reportTimeoutMs,
+  screenColumns,
+} from './limits.ts'
 
 export type Login = { readonly user: string; readonly secret: Secret }
 
@@ -47,6 +54,8 @@ export type BootScriptFacts = {
   readonly mac: Mac
   /** What people call the disk. */
   readonly image: string
+  /** Why the machine's firmware will find nothing to start on it, where that is known. */
+  readonly noLoader?: string | undefined
   readonly bootId: string
   /** Where the target listens, as the machine sees it. */
   readonly portal: { readonly address: string; readonly port: number }
@@ -89,6 +98,7 @@ export function bootScript(facts: BootScriptFacts): Script {
     comment(`Slipway: boot ${facts.bootId} of ${plain(facts.mac)}`),
     line(echo('')),
     line(echo(`Slipway: ${plain(facts.mac)} boots ${plainText(facts.image)} from ${address}`)),
+    ...(facts.noLoader === undefined ? [] : noLoaderNotice(facts.noLoader)),
     line(set('initiator-iqn', facts.initiatorName)),
     // All four, always: settings outlive a script, and one that ran before may have left its own.
     ...credentials('username', 'password', facts.initiator),
@@ -152,6 +162,24 @@ export function bootScript(facts: BootScriptFacts): Script {
     line(echo('Slipway: the disk handed the machine back.')),
     line(exit(1)),
     ...giveUp(facts.reportUrl),
+  ]
+}
+
+/** It is tried all the same: only the firmware knows. A BIOS that finds no code on a disk says nothing and hangs. */
+function noLoaderNotice(reason: string): Line[] {
+  // What the script language or a screen of 80 columns cannot show.
+  const words = reason.replaceAll('\\', '/').replaceAll(';', ',').split(' ')
+  const lines: string[] = []
+  for (const said of words) {
+    const last = lines.at(-1)
+    // A line does not begin with a dash.
+    const isFull = last === undefined || (last.length + said.length >= screenColumns && !said.startsWith('-'))
+    if (isFull) lines.push(plain(said))
+    else lines[lines.length - 1] = `${last} ${plain(said)}`
+  }
+  return [
+    line(echo('Slipway: this disk has no boot loader for this firmware.')),
+    ...lines.map((text) => line(echo(text))),
   ]
 }
 

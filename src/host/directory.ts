@@ -1,3 +1,4 @@
+import { statSync } from 'node:fs'
 import { chmod, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 
@@ -27,6 +28,11 @@ export async function removeFile(path: string): Promise<void> {
 /** What a file really takes on its disk: holes take nothing. @throws what Node throws: ENOENT */
 export async function takenBytes(path: string): Promise<number> {
   return (await stat(path)).blocks * 512
+}
+
+/** The same at once, for a decision that cannot wait. 0 if it is not there. */
+export function takenBytesNow(path: string): number {
+  return (statSync(path, { throwIfNoEntry: false })?.blocks ?? 0) * 512
 }
 
 /** Undefined if there is nothing by that name. */

@@ -186,6 +186,9 @@ export type Happening =
     }
   | { readonly kind: 'diskFailed'; readonly operation: string; readonly reason: string; readonly hint: string }
 
+  /** Its firmware finds nothing to start on the image that it boots. `reason` says what to do. */
+  | { readonly kind: 'noLoader'; readonly image: string; readonly reason: string }
+
   // Images that live elsewhere
   /** Its server does not answer; it is tried again all the time. Machines that ask for it wait, then are told that it failed. */
   | { readonly kind: 'imageAway'; readonly image: string; readonly reason: string }

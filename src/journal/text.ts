@@ -106,6 +106,8 @@ export function sentence(event: Happening): string {
       return `what a boot of ${foreign(event.image)} reads is in memory: ${formatBytes(event.traceBytes)} in ${seconds(event.durationMs)}`
     case 'diskFailed':
       return `its disk failed to ${event.operation}: ${event.reason}. ${event.hint}`
+    case 'noLoader':
+      return `${event.image} has no boot loader for this machine's firmware. ${foreign(event.reason)}`
     case 'imageAway':
       return `image ${event.image} is away: ${foreign(event.reason)}. Look at its server; Slipway tries it again all the time`
     case 'imageTrouble':

@@ -268,7 +268,11 @@ describe('checkLoaders', () => {
   })
   test('no loader anywhere', async () => {
     expect(levels(await judge(['/README'], false))).toEqual(['error loader'])
-    expect(levels(await judge(['/README'], true))).toEqual(['ok loader'])
+  })
+  test('whom an image is not for is told, and is no fault', async () => {
+    const found = await judge(['/README'], true)
+    expect(levels(found)).toEqual(['ok loader', 'ok loader'])
+    expect(found[1]?.what).toBe('x86_64: not for such machines. U.')
   })
 })
 

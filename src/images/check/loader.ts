@@ -1,5 +1,5 @@
 /** Does a firmware find something to start? A disk that travels has no boot entry in anybody's NVRAM: only \EFI\BOOT counts. */
-import type { DiskSummary } from '../../disk/inspect.ts'
+import type { DiskSummary, Firmware } from '../../disk/inspect.ts'
 import { error, type ImageFinding, ok, type Repair, warning } from './finding.ts'
 import type { Root } from './root.ts'
 
@@ -13,6 +13,7 @@ const loaderNames = [
 export async function checkLoaders(summary: DiskSummary, volumes: readonly Root[]): Promise<ImageFinding[]> {
   const works = summary.bootableFor.filter(({ bootable }) => bootable)
   const findings = works.map(({ firmware, reason }) => ok('loader', `${firmware}: ${reason}`))
+  const told = new Set<Firmware>()
   const esp = volumes.find(({ partition }) => partition === summary.esp)
   for (const names of loaderNames) {
     const judged = summary.bootableFor.find(({ firmware }) => firmware === names.firmware)
@@ -26,10 +27,18 @@ export async function checkLoaders(summary: DiskSummary, volumes: readonly Root[
     const make = works.length > 0 ? warning : error
     const found = make('loader.efi', `${names.firmware}: ${place} is missing`, why, next)
     findings.push({ ...found, repairs: copiesOf(esp.partition, own, names.removable) })
+    told.add(names.firmware)
   }
+  if (works.length > 0) findings.push(...notFor(summary, told))
   if (findings.length > 0) return findings
   const why = 'Firmware finds nothing to start on it.'
   return [error('loader', 'no boot loader', why, summary.bootableFor.map(({ reason }) => reason).join(' '))]
+}
+
+/** No mistake of the image's: there may be no such machines. */
+function notFor({ bootableFor }: DiskSummary, told: ReadonlySet<Firmware>): ImageFinding[] {
+  const others = bootableFor.filter(({ bootable, firmware }) => !bootable && !told.has(firmware))
+  return others.map(({ firmware, reason }) => ok('loader', `${firmware}: not for such machines. ${reason}`))
 }
 
 type InstalledLoader = { readonly folder: string; readonly file: string; readonly all: readonly string[] }

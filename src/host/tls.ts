@@ -2,7 +2,7 @@
  * TcpNetwork whose connections are TLS. Rooms see plain bytes; who the peer proved to be and what was agreed is told once,
  * when the handshake is through.
  */
-import { createServer as createPlainServer, type Socket } from 'node:net'
+import { createServer as createPlainServer } from 'node:net'
 import {
   createSecureContext,
   createServer,
@@ -15,6 +15,7 @@ import type { PeerCertificate, TcpListener, TcpNetwork } from '../ports/tcp.ts'
 import type { Endpoint } from '../ports/udp.ts'
 import { codeOf } from './file.ts'
 import { adopt, listenOn } from './tcp.ts'
+import { doorLimits, endpointOf, type Opening, TlsDoor } from './tls-door.ts'
 
 /** One certificate with its key; several may stand side by side (RSA and P-256), the client's ciphers choose. */
 export type TlsIdentity = {
@@ -57,9 +58,6 @@ export type TlsEvents = {
   readonly openingIsWhole: (bytes: Uint8Array) => boolean
 }
 
-/** A client that does not finish its handshake in this time is dropped. */
-const handshakeMsMax = 15_000
-
 /** Listens with TLS. `renew` takes new identities for the handshakes that begin from then on. */
 export interface TlsNetwork extends TcpNetwork {
   renew(terms: TlsTerms): void
@@ -71,31 +69,38 @@ export function createTlsNetwork(terms: TlsTerms, events: TlsEvents, plain: TcpN
   return {
     listen: async (binding, accept): Promise<TcpListener> => {
       const server = createServer(
-        { ...optionsOf(current), handshakeTimeout: handshakeMsMax, noDelay: true },
+        { ...optionsOf(current), handshakeTimeout: doorLimits.handshakeMsMax, noDelay: true },
         (socket) => {
+          door.leave(parentOf(socket) ?? socket)
           const session = describe(socket)
           events.secured(session)
           adopt(socket, accept, session.certificate)
         },
       )
       const openings = new WeakMap<object, Opening>()
+      const { openingIsWhole } = events
+      const door = new TlsDoor({
+        openingIsWhole,
+        begin: (socket, opening) => {
+          openings.set(socket, opening)
+          server.emit('connection', socket)
+        },
+        failed: (opening, reason) => events.failed({ ...opening, reason, opening: opening.bytes, sentBytes: 0 }),
+      })
       server.on('tlsClientError', (error, socket) => {
-        const opening = openings.get(socket) ?? openings.get(parentOf(socket) ?? socket)
+        const plainSocket = parentOf(socket) ?? socket
+        const opening = openings.get(plainSocket)
+        socket.destroy()
+        if (!door.leave(plainSocket)) return
         events.failed({
           remote: opening?.remote ?? endpointOf(socket),
           reason: `${codeOf(error)} ${error.message}`,
           opening: opening?.bytes ?? new Uint8Array(0),
           sentBytes: opening?.sentBytes() ?? 0,
         })
-        socket.destroy()
       })
-      const door = createPlainServer({ noDelay: true }, (socket) => {
-        waitForOpening(socket, events, (opening) => {
-          openings.set(socket, opening)
-          server.emit('connection', socket)
-        })
-      })
-      const listener = await listenOn(door, binding)
+      const plainServer = createPlainServer({ noDelay: true }, (socket) => door.enter(socket))
+      const listener = await listenOn(plainServer, binding)
       servers.add(server)
       return {
         local: listener.local,
@@ -114,50 +119,9 @@ export function createTlsNetwork(terms: TlsTerms, events: TlsEvents, plain: TcpN
   }
 }
 
-type Opening = { readonly remote: Endpoint; readonly bytes: Uint8Array; sentBytes(): number }
-
-/** Looks at what comes first and puts it back, so that the handshake sees it too. */
-function waitForOpening(socket: Socket, events: TlsEvents, begin: (opening: Opening) => void): void {
-  const remote = endpointOf(socket)
-  let bytes = new Uint8Array(0)
-  const fail = (reason: string): void => {
-    // A port that is only tried (a monitor, `doctor`) sends nothing: that is no handshake.
-    if (bytes.byteLength > 0) events.failed({ remote, reason, opening: bytes, sentBytes: 0 })
-    socket.destroy()
-  }
-  const onTimeout = (): void => fail('timeout')
-  const onEnd = (): void => fail('disconnected')
-  const onError = (error: Error): void => fail(codeOf(error))
-  const onData = (chunk: Uint8Array): void => {
-    const joined = new Uint8Array(bytes.byteLength + chunk.byteLength)
-    joined.set(bytes)
-    joined.set(chunk, bytes.byteLength)
-    bytes = joined
-    if (!events.openingIsWhole(bytes)) return
-    socket.setTimeout(0)
-    socket.off('timeout', onTimeout).off('end', onEnd).off('error', onError).off('data', onData)
-    socket.pause()
-    socket.unshift(bytes)
-    const handle: unknown = Reflect.get(socket, '_handle')
-    begin({ remote, bytes, sentBytes: () => sentBytesOf(handle) })
-  }
-  socket.setTimeout(handshakeMsMax)
-  socket.on('timeout', onTimeout).on('end', onEnd).on('error', onError).on('data', onData)
-}
-
-/** Of the plain socket under a TLS one: Node counts them in its handle. */
-function sentBytesOf(handle: unknown): number {
-  const count: unknown = handle instanceof Object ? Reflect.get(handle, 'bytesWritten') : undefined
-  return typeof count === 'number' ? count : 0
-}
-
 function parentOf(socket: TLSSocket): object | undefined {
   const parent: unknown = Reflect.get(socket, '_parent')
   return parent instanceof Object ? parent : undefined
-}
-
-function endpointOf(socket: Socket): Endpoint {
-  return { address: (socket.remoteAddress ?? '').replace(/^::ffff:/, ''), port: socket.remotePort ?? 0 }
 }
 
 function optionsOf(terms: TlsTerms): SecureContextOptions & { requestCert: boolean; rejectUnauthorized: boolean } {

@@ -8,7 +8,7 @@
  */
 import { u16, u24 } from '../wire/big-endian.ts'
 import { readerOf, WireError } from '../wire/reader.ts'
-import { clientHelloBytesMax, serverNameBytesMax } from './limits.ts'
+import { clientHelloBytesMax, helloRecordsMax, serverNameBytesMax } from './limits.ts'
 
 export interface ClientHello {
   /** The newest version that it can speak: 0x0303 is TLS 1.2. */
@@ -34,6 +34,7 @@ const more: Opening = { kind: 'more' }
 const handshakeRecord = 22
 const clientHelloMessage = 1
 const recordHeaderBytes = 5
+const messageHeaderBytes = 4
 /** RFC 8446 §5.1; an empty fragment is not allowed for handshake messages. */
 const fragmentBytesMax = 16_384
 const extension = { serverName: 0, supportedVersions: 43 } as const
@@ -63,25 +64,28 @@ export function readOpening(bytes: Uint8Array): Opening {
 
 /** The body of the first handshake message. Undefined: not all of it is there yet. A string: it cannot be one. */
 function joinFragments(bytes: Uint8Array): Uint8Array | string | undefined {
+  const start = new Uint8Array(messageHeaderBytes)
   const parts: Uint8Array[] = []
   let size = 0
-  for (let at = 0; ; ) {
-    if (at + recordHeaderBytes > bytes.byteLength) return undefined
+  for (let at = 0; at + recordHeaderBytes <= bytes.byteLength; ) {
     const length = u16(bytes, at + 3)
     if (bytes[at] !== handshakeRecord || bytes[at + 1] !== 3) return 'its hello is broken by another record'
     if (length === 0 || length > fragmentBytesMax) return 'a record of it has an impossible length'
-    const fragment = bytes.subarray(at + recordHeaderBytes, at + recordHeaderBytes + length)
+    // It is looked at again with every chunk: many small records would make that dear.
+    if (parts.length === helloRecordsMax) return 'its hello is cut into too many records'
+    at += recordHeaderBytes
+    const fragment = bytes.subarray(at, at + length)
+    if (size < messageHeaderBytes) start.set(fragment.subarray(0, messageHeaderBytes - size), size)
     parts.push(fragment)
     size += fragment.byteLength
-    at += recordHeaderBytes + length
-    const joined = parts.length === 1 ? fragment : join(parts, size)
-    if (joined.byteLength > 0 && joined[0] !== clientHelloMessage) return 'it does not begin with a hello'
-    if (joined.byteLength >= 4) {
-      const bodyBytes = u24(joined, 1)
-      if (bodyBytes > clientHelloBytesMax) return 'its hello is too long'
-      if (joined.byteLength >= 4 + bodyBytes) return joined.subarray(4, 4 + bodyBytes)
-    }
+    at += length
+    if (size > 0 && start[0] !== clientHelloMessage) return 'it does not begin with a hello'
+    if (size < messageHeaderBytes) continue
+    const end = messageHeaderBytes + u24(start, 1)
+    if (end > messageHeaderBytes + clientHelloBytesMax) return 'its hello is too long'
+    if (size >= end) return join(parts, size).subarray(messageHeaderBytes, end)
   }
+  return undefined
 }
 
 function join(parts: readonly Uint8Array[], size: number): Uint8Array {

@@ -65,6 +65,15 @@ describe('readOpening', () => {
     expect(helloIn(split)).toEqual(helloIn(ipxe2026))
   })
 
+  test('a hello in very many records is not awaited: each chunk of it would cost all those before it', () => {
+    const records = Array.from({ length: 17 }, (_, index) => Buffer.of(22, 3, 1, 0, 1, [1, 0, 0x3e, 0x80][index] ?? 0))
+    expect(readOpening(Buffer.concat(records.slice(0, 16))).kind).toBe('more')
+    expect(readOpening(Buffer.concat(records))).toEqual({
+      kind: 'broken',
+      why: 'its hello is cut into too many records',
+    })
+  })
+
   test.each([ipxe2019, ipxe2026, ovmf])('byte by byte it is awaited, and whole it is there', (bytes) => {
     for (let size = 0; size < bytes.byteLength; size++) expect(readOpening(bytes.subarray(0, size)).kind).toBe('more')
     expect(readOpening(bytes).kind).toBe('hello')

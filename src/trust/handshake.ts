@@ -60,6 +60,8 @@ function wordsFor({ reason, opening, certificateShown }: FailedHandshake, terms:
   if (/alert (handshake failure|insufficient security|protocol version)/i.test(reason)) {
     return { reason: 'the loader found nothing that it takes in our answer', hint: 'Use a newer loader.' }
   }
+  if (/crowded out/.test(reason))
+    return { reason: 'too many handshakes at once: newer ones took its place', hint: crowd }
   if (/timeout/i.test(reason)) return { reason: 'the handshake was not finished in time', hint: slow }
   if (/ECONNRESET|EPIPE|hang up|disconnected/i.test(reason)) {
     if (!certificateShown) return { reason: 'the loader hung up during the handshake', hint: slow }
@@ -68,6 +70,7 @@ function wordsFor({ reason, opening, certificateShown }: FailedHandshake, terms:
   return { reason, hint: 'Look up that reason of OpenSSL; slipway up --verbose logs more.' }
 }
 
+const crowd = 'Somebody opens connections to this port and leaves them half-way: look at that address.'
 const slow = 'A machine that was switched off, or a bad cable; it tries again by itself.'
 
 function nothingInCommon(reason: string): Words {

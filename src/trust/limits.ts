@@ -7,5 +7,7 @@ export const certificateNameCountMax: number = 100
 export const serialBytes: number = 16
 /** A first message of TLS with post-quantum keys is under 2 KiB; a PSK from a browser another 1 KiB. */
 export const clientHelloBytesMax: number = 16 * 1024
+/** Nearly all send one; who hides a name from a filter cuts it into a few. */
+export const helloRecordsMax = 16
 /** RFC 1035 §2.3.4. */
 export const serverNameBytesMax: number = 255

@@ -39,7 +39,7 @@ export class ProofDesk {
   readonly #limit = new SignInLimit()
   #triesWaiting = 0
   #turn: Promise<unknown> = Promise.resolve()
-  /** By address: one try after the other, so that many at once do not pass before the first has failed. */
+  /** Addresses with a try under way or waiting: one each, so that none fills the queue. */
   readonly #trying = new Set<string>()
   #decoy: Promise<Secret> | undefined
 
@@ -64,48 +64,56 @@ export class ProofDesk {
   async signIn(mac: Mac, request: HttpRequest): Promise<SignIn> {
     const typed = request.secure ? parseBasic(request.headers.get('authorization')) : undefined
     if (typed === undefined) return { kind: 'none' }
-    const { clock, events, proofs } = this.#parts
+    const { clock } = this.#parts
     const { address } = request.from
-    const account = proofs.account(accountName(typed.name) ?? '')
-    // What was typed for a name may be a password: only names that exist are ever told.
-    const name = account?.name
-    const slowed = this.#limit.slowed(address, name, clock.nowMs())
-    if (slowed !== undefined) return refusedUntil(slowed.untilMs, clock)
     if (this.#trying.has(address) || this.#triesWaiting >= triesWaitingMax)
       return refusedUntil(clock.nowMs() + 1, clock)
     this.#trying.add(address)
-    const verified = this.#verify(typed.password, account?.password)
-    const isRight = await verified.finally(() => this.#trying.delete(address))
-    const whose = { mac, address }
-    if (isRight && name !== undefined) {
+    this.#triesWaiting++
+    // One at a time: files are read by the same few threads.
+    const tried = this.#turn.then(() => this.#tryNow({ mac, address }, typed))
+    this.#turn = tried.catch(() => undefined)
+    try {
+      return await tried
+    } finally {
+      this.#triesWaiting--
+      this.#trying.delete(address)
+    }
+  }
+
+  /** From the first look at the limit to what is counted no other try comes between: many at once gain nothing. */
+  async #tryNow(whose: { readonly mac: Mac; readonly address: string }, typed: Typed): Promise<SignIn> {
+    const { clock, events, passwords, proofs } = this.#parts
+    const { address } = whose
+    const asked = accountName(typed.name)
+    const before = asked === undefined ? undefined : proofs.account(asked)
+    // Slowed alike whether there is such an account or not: what is answered does not tell.
+    const tried = asked === undefined ? undefined : { name: asked, exists: before !== undefined }
+    const slowed = this.#limit.slowed(address, tried, clock.nowMs())
+    if (slowed !== undefined) return refusedUntil(slowed.untilMs, clock)
+    this.#decoy ??= passwords.hash(new Secret('nobody has this one'))
+    const kept = before?.password ?? (await this.#decoy)
+    const matches = await passwords.verify(typed.password, kept)
+    // Another process may have removed the account, or changed its password, while this one was looked at.
+    const account = before && proofs.account(before.name)
+    // What was typed for a name may be a password: only names that exist are ever told.
+    const name = account?.name
+    if (matches && name !== undefined && account?.password.reveal() === kept.reveal()) {
       this.#limit.succeeded(address)
       events.emit(whose, { kind: 'signedIn', account: name })
       return { kind: 'signedIn', account: name }
     }
     events.emit(whose, { kind: 'signInFailed', account: name })
-    for (const { by, failureCount, untilMs } of this.#limit.failed(address, name, clock.nowMs())) {
+    for (const { by, failureCount, untilMs } of this.#limit.failed(address, tried, clock.nowMs())) {
+      if (by === 'account' && name === undefined) continue
       const waitMs = Math.ceil(untilMs - clock.nowMs())
       events.emit(whose, { kind: 'signInSlowed', by, account: name, failureCount, waitMs })
     }
     return { kind: 'refused', trouble: { kind: 'wrong' } }
   }
-
-  /** One at a time: files are read by the same few threads. As slow for a name that does not exist. */
-  async #verify(password: Secret, kept: Secret | undefined): Promise<boolean> {
-    const { passwords } = this.#parts
-    this.#triesWaiting++
-    const verified = this.#turn.then(async () => {
-      this.#decoy ??= passwords.hash(new Secret('nobody has this one'))
-      return (await passwords.verify(password, kept ?? (await this.#decoy))) && kept !== undefined
-    })
-    this.#turn = verified.catch(() => undefined)
-    try {
-      return await verified
-    } finally {
-      this.#triesWaiting--
-    }
-  }
 }
+
+type Typed = { readonly name: string; readonly password: Secret }
 
 function refusedUntil(untilMs: number, clock: Clock): SignIn {
   const waitSeconds = Math.max(1, Math.ceil((untilMs - clock.nowMs()) / 1_000))
@@ -113,7 +121,7 @@ function refusedUntil(untilMs: number, clock: Clock): SignIn {
 }
 
 /** RFC 7617 §2: base64 of 'name:password'. Undefined: there is none, or nothing that can be read. */
-function parseBasic(header: string | undefined): { readonly name: string; readonly password: Secret } | undefined {
+function parseBasic(header: string | undefined): Typed | undefined {
   const encoded = /^Basic +([A-Za-z0-9+/]+={0,2})$/i.exec(header ?? '')?.[1]
   if (encoded === undefined) return undefined
   const text = decodeBase64(encoded)

@@ -7,7 +7,7 @@ import { Fleet, type FleetTerms } from './fleet.ts'
 import { signInLimits } from './limits.ts'
 import { namingAuthorityDefault, targetNameOf } from './names.ts'
 import { type Proof, suffices } from './proof.ts'
-import { SignInLimit } from './sign-in-limit.ts'
+import { SignInLimit, type TriedName } from './sign-in-limit.ts'
 import { MemoryFleetStore } from './store.ts'
 
 const mac = '52:54:00:77:00:10'
@@ -105,7 +105,10 @@ describe('accounts', () => {
 })
 
 describe('wrong passwords', () => {
-  const { freeTries, firstPauseMs, pauseMsMax, forgottenMs } = signInLimits
+  const { freeTries, firstPauseMs, pauseMsMax, forgottenMs, remembered } = signInLimits
+  const ann: TriedName = { name: 'ann', exists: true }
+  const bob: TriedName = { name: 'bob', exists: true }
+  const nobody: TriedName = { name: 'nobody', exists: false }
 
   test('an address has some free tries, then pauses that double, and is as new after a quiet time', () => {
     const limit = new SignInLimit()
@@ -126,30 +129,40 @@ describe('wrong passwords', () => {
 
   test('an account is slowed from everywhere, but only after more tries than one address has', () => {
     const limit = new SignInLimit()
-    const slowed = Array.from({ length: freeTries.account }, (_, i) => limit.failed(`10.0.0.${i}`, 'ann', 0)).flat()
+    const slowed = Array.from({ length: freeTries.account }, (_, i) => limit.failed(`10.0.0.${i}`, ann, 0)).flat()
     expect(slowed).toEqual([{ by: 'account', failureCount: freeTries.account, untilMs: firstPauseMs }])
-    expect(limit.slowed('10.0.1.1', 'ann', 0)).toMatchObject({ by: 'account' })
-    expect(limit.slowed('10.0.1.1', 'bob', 0)).toBeUndefined()
+    expect(limit.slowed('10.0.1.1', ann, 0)).toMatchObject({ by: 'account' })
+    expect(limit.slowed('10.0.1.1', bob, 0)).toBeUndefined()
     expect(freeTries.account).toBeGreaterThan(freeTries.address)
+  })
+
+  test('a name that nobody has is slowed as one that somebody has, and a flood of such names forgets no account', () => {
+    const limit = new SignInLimit()
+    const pausesOf = (tried: TriedName): readonly unknown[] =>
+      Array.from({ length: 20 }, (_, i) => limit.failed(`10.1.0.${i}`, tried, 0).filter(({ by }) => by === 'account'))
+    expect(pausesOf(nobody)).toEqual(pausesOf(ann))
+    expect(limit.slowed('10.0.1.1', nobody, 0)).toEqual(limit.slowed('10.0.1.1', ann, 0))
+    for (let i = 0; i <= remembered; i++) limit.failed('10.2.0.1', { name: `n${i}`, exists: false }, 0)
+    expect(limit.slowed('10.0.1.1', ann, 0)).toMatchObject({ by: 'account' })
   })
 
   test('who signs in has a clean record at that address, and the account keeps its own', () => {
     const limit = new SignInLimit()
-    for (let tries = 0; tries < freeTries.account - 1; tries++) limit.failed('10.0.0.1', 'ann', 0)
+    for (let tries = 0; tries < freeTries.account - 1; tries++) limit.failed('10.0.0.1', ann, 0)
     limit.succeeded('10.0.0.1')
-    expect(limit.slowed('10.0.0.1', 'bob', 0)).toBeUndefined()
-    expect(limit.failed('10.0.0.2', 'ann', 0)).toHaveLength(1)
+    expect(limit.slowed('10.0.0.1', bob, 0)).toBeUndefined()
+    expect(limit.failed('10.0.0.2', ann, 0)).toHaveLength(1)
   })
 
   test('whatever is tried by others, an address and an account that failed at nothing wait for nothing', () => {
     const address = fc.integer({ min: 0, max: 2_000 }).map((n) => `10.0.${n >> 8}.${n & 255}`)
     fc.assert(
       fc.property(
-        fc.array(fc.tuple(address, fc.constantFrom('ann', 'bob', undefined)), { maxLength: 300 }),
+        fc.array(fc.tuple(address, fc.constantFrom(ann, bob, nobody, undefined)), { maxLength: 300 }),
         (tried) => {
           const limit = new SignInLimit()
           for (const [from, account] of tried) limit.failed(from, account, 0)
-          expect(limit.slowed('192.0.2.1', 'eve', 0)).toBeUndefined()
+          expect(limit.slowed('192.0.2.1', { name: 'eve', exists: true }, 0)).toBeUndefined()
           expect(limit.slowed('192.0.2.1', undefined, 0)).toBeUndefined()
         },
       ),

@@ -43,6 +43,8 @@ export async function bringIn(
   const writtenSha256 = finish === undefined ? written.sha256 : await sha256At(draft)
   const whole = await readable(draft, from.label, writtenSha256, signal)
   const { sizeBytes, contents } = await inspect(whole.path, whole.format, from.label)
+  // Neither qemu-img nor who finished it says that its bytes are on stable storage.
+  await withFile(whole.path, 'readOnly', (file) => file.sync())
   await makeReadOnly(whole.path)
   const version = library.store.nextVersion(name)
   const file = `${name}@${version}.${whole.format}`

@@ -100,6 +100,19 @@ test('a golden image: GPT, an ESP with GRUB, a Debian-like root', async () => {
   ])
   expect(summary.bootableFor[0]?.reason).toMatch(/no code/)
 
+  // The library keeps all of it.
+  const slipway = join(import.meta.dirname, '..', '..', 'bin', 'slipway')
+  const state = ['--state', inFolder('state')]
+  expect(run(slipway, 'image', 'add', disk, '--name', 'golden', ...state)).toMatch(
+    /^Added golden@1: 70 MiB, \S+ \S+ on disk, Debian GNU\/Linux 12 \(bookworm\) 12; boots x86_64\.$/m,
+  )
+  const shown = JSON.parse(run(slipway, 'image', 'show', 'golden', '--json', ...state)) as { contents: unknown }
+  expect(shown.contents).toEqual(JSON.parse(JSON.stringify(summary)))
+  const told = run(slipway, 'image', 'show', 'golden', ...state)
+  expect(told).toMatch(/^partition 1 +fat32, 34 MiB, EFI system partition, ESP$/m)
+  expect(told).toMatch(/^loader +\/EFI\/BOOT\/BOOTX64\.EFI, x86_64$/m)
+  expect(told).toMatch(/^kernel +\/boot\/vmlinuz-6\.1\.0-1-amd64 6\.1\.0-1-amd64$/m)
+
   // The same, made to start from a BIOS: boot code is what makes the difference, and 55 AA.
   bytes.set(readFileSync('/usr/lib/grub/i386-pc/boot.img').subarray(0, 440), 0)
   expect((await whatIsOn(createMemoryDevice(new Uint8Array(bytes)))).biosBootable).toBe(true)

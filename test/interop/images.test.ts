@@ -11,6 +11,7 @@ import {
   readFileSync,
   rmSync,
   statSync,
+  symlinkSync,
   truncateSync,
   writeFileSync,
 } from 'node:fs'
@@ -289,6 +290,38 @@ test('Ctrl-C in the middle leaves nothing', async () => {
   child.kill('SIGINT')
   expect(await new Promise((resolve) => child.once('close', resolve))).toBe(1)
   expect(filesOf(state)).toEqual([])
+})
+
+test.each([
+  ['disk.vmdk', 'qemu-img', 'apt install qemu-utils'],
+  ['disk.img.xz', 'xz', 'apt install xz-utils'],
+])('%s without %s: what to install, and nothing is left', (file, tool, next) => {
+  const tools = at(`tools-without-${tool}`)
+  mkdirSync(tools)
+  for (const name of ['sh', 'dirname', 'readlink', 'env']) symlinkSync(join('/usr/bin', name), join(tools, name))
+  const state = at(`state-without-${tool}`)
+  const words = ['image', 'add', at(file), '--state', state]
+  const done = spawnSync(slipway, words, { encoding: 'utf8', timeout: 60_000, env: { PATH: tools } })
+  const result = { code: done.status, said: done.stdout, complained: done.stderr }
+  expect(result.complained).toContain(next)
+  expectNothing(state, result, new RegExp(`needs the program ${tool}, which is not here`))
+})
+
+test('how far it has come is shown to a person at a terminal', async () => {
+  const body = readFileSync(at('disk.img'))
+  const base = await serve((_request, response) => {
+    response.writeHead(200, { 'Content-Length': body.byteLength })
+    response.write(body.subarray(0, body.byteLength / 2), () =>
+      setTimeout(() => response.end(body.subarray(body.byteLength / 2)), 1_500),
+    )
+  })
+  const line = `${slipway} image add ${base}/disk.img --state ${at('state-progress')}`
+  const terminal = spawn('script', ['--quiet', '--return', '--command', line, '/dev/null'], { timeout: 60_000 })
+  let screen = ''
+  terminal.stdout.on('data', (text: Buffer) => (screen += text.toString()))
+  expect(await new Promise((resolve) => terminal.once('close', resolve))).toBe(0)
+  expect(screen).toMatch(/\[#{13,15} +\] (?:4\d|50)% {2}1[12](?:\.\d)? MiB {2}[\d.]+ [KM]iB\/s/)
+  expect(screen).toContain('Added disk@1: 24 MiB')
 })
 
 test('a raw image that ends in the middle of a block is a disk all the same', () => {

@@ -5,6 +5,7 @@
 import { expect, test } from 'vitest'
 import { createWorld, type World } from '../../test/simulation/iscsi.ts'
 import { type Heard, openRaw, pduOf, type RawSession, readOf, writeOf } from '../../test/simulation/iscsi-raw.ts'
+import { createMemoryDevice } from '../block/memory.ts'
 import { rejectReason } from './codes.ts'
 import { noTag } from './header.ts'
 import { encodeInitiatorPdu, type ScsiCommand } from './initiator-pdu.ts'
@@ -322,6 +323,20 @@ test('data-in comes in segments and bursts as agreed, F ends each burst, and num
   expect(parts.map(({ offset }) => offset)).toEqual(parts.map((_, i) => i * 1_000))
   expect(parts.flatMap(({ final }, i) => (final ? [i] : []))).toEqual([2, 5, 8, 10])
   expect(heard.at(-1)?.pdu).toMatchObject({ status: 0 })
+})
+
+// Found by review: what was lent went out cut in segments of this length, without padding between them.
+test.each([
+  ['MaxRecvDataSegmentLength', '1001'],
+  ['MaxRecvDataSegmentLength', '65535'],
+  ['MaxBurstLength', '65534'],
+])('lent data-in is padded where %s is %s, no multiple of 4', async (key, value) => {
+  const content = pattern(1 << 18)
+  const device = createMemoryDevice(content.slice(), { readOnly: true })
+  const raw = await openRaw(await createWorld({ device }), { offers: [[key, value]] })
+  const heard = await raw.say(readOf(0, 256, { commandNumber: 2, initiatorTaskTag: 2 }))
+  expect(heard.at(-1)?.pdu).toMatchObject({ kind: 'dataIn', status: 0 })
+  expect(Buffer.concat(heard.map(({ data }) => data)).equals(content.subarray(0, 256 * 512))).toBe(true)
 })
 
 test('a command that writes and reads has two residuals', async () => {

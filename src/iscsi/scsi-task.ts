@@ -109,9 +109,7 @@ export class ScsiTask implements Task {
   }
 
   lend(bytes: Uint8Array): void {
-    const { headerDigest, dataDigest } = this.#owner.output.parameters
-    // A digest has to read every byte anyway, and wants header and data side by side.
-    if (bytes.byteLength < lendBytesMin || bytes.byteLength % 4 !== 0 || headerDigest || dataDigest) {
+    if (bytes.byteLength < lendBytesMin || !this.#mayLend(bytes.byteLength)) {
       let from = 0
       for (const piece of this.reserve(bytes.byteLength)) {
         piece.set(bytes.subarray(from, from + piece.byteLength))
@@ -188,6 +186,13 @@ export class ScsiTask implements Task {
     const { read, write } = this.command
     const missing = read && write ? this.dataInBytesMax - this.#dataInBytes : 0
     return missing > 0 ? { kind: 'underflow', bytes: missing } : noResidual
+  }
+
+  /** A digest has to read every byte anyway, and wants header and data side by side. Padding has no place in lent memory. */
+  #mayLend(bytes: number): boolean {
+    const { headerDigest, dataDigest, peerSegmentBytesMax, burstBytesMax } = this.#owner.output.parameters
+    if (headerDigest || dataDigest) return false
+    return ((bytes | peerSegmentBytesMax | burstBytesMax | this.#burstBytes) & 3) === 0
   }
 
   #segmentRoom(): number {

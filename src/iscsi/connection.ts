@@ -200,17 +200,23 @@ export class Connection implements TcpHandler, LoginConnection, SessionHost {
 
   /** Puts the session in its place, when nothing of a former one can still write. */
   completed(output: CompleteLogin): void {
-    const { registry } = this.#host
     if (output.accepted.kind === 'discovery') {
-      this.#open(output, undefined)
+      if (output.tsih === 0) this.#open(output, undefined)
+      else this.#login.refuse(loginStatus.sessionMissing, 'sessionMissing', 'no such session')
       return
     }
     const { initiatorName, targetName = '', isid } = output.attempt
     const { targetPort = 1 } = output.accepted.verdict
-    const key = sessionKey({ initiatorName, targetName, isid, targetPort })
+    this.#takePlace(output, sessionKey({ initiatorName, targetName, isid, targetPort }))
+  }
+
+  /** `formerSessionId`: of the session whose place this login has made free. */
+  #takePlace(output: CompleteLogin, key: string, formerSessionId?: number): void {
+    const { registry } = this.#host
     const former = registry.find(key)
-    if (output.tsih !== 0) {
-      // §6.3.4: a TSIH asks to join a session; with one connection that can only be to take its place.
+    // §6.3.4: a TSIH asks to join a session; with one connection that can only be to take its place. When it has been made
+    // free, another login may have been quicker.
+    if (output.tsih !== 0 && (former !== undefined || formerSessionId === undefined)) {
       if (former === undefined || former.handle !== output.tsih) {
         this.#login.refuse(loginStatus.sessionMissing, 'sessionMissing', 'no such session')
         return
@@ -221,10 +227,15 @@ export class Connection implements TcpHandler, LoginConnection, SessionHost {
       }
     }
     // §6.3.5: the same initiator port again means that the old session is dead, whatever TCP believes.
-    const formerId = former?.identity.sessionId
     former?.close('reinstated')
+    const formerId = former?.identity.sessionId ?? formerSessionId
+    if (!registry.isDraining(key)) {
+      this.#open(output, key, formerId)
+      return
+    }
     registry.whenDrained(key, () => {
-      if (!this.#closing) this.#open(output, key, formerId)
+      // Others may have waited as well: whoever is there by now is looked for again.
+      if (!this.#closing) this.#takePlace(output, key, formerId)
     })
   }
 

@@ -1,6 +1,6 @@
 /** Goal: each key of RFC 7143 §13 is negotiated by its rule, and what is out of its range is refused. Method: one table. */
 import { expect, test } from 'vitest'
-import { defaultParameters, negotiate, type Parameters } from './negotiation.ts'
+import { defaultParameters, negotiate, type Parameters, renegotiate } from './negotiation.ts'
 
 type Row = readonly [key: string, offer: string, answer: string | undefined, effect?: Partial<Parameters>]
 
@@ -58,6 +58,10 @@ const rows: readonly Row[] = [
   ['IFMarkInt', '2048~8192', 'Irrelevant'],
   ['X-com.example.key', 'value', 'NotUnderstood'],
   ['NotAKey', '1', 'NotUnderstood'],
+  // What every object of JavaScript has.
+  ['constructor', '1', 'NotUnderstood'],
+  ['toString', '1', 'NotUnderstood'],
+  ['__proto__', '1', 'NotUnderstood'],
 ]
 
 for (const [key, offer, answer, effect = {}] of rows) {
@@ -78,4 +82,9 @@ test('the first burst is never longer than a burst, whichever is offered first',
     expect(answers).toContainEqual(['FirstBurstLength', '4096'])
     expect(parameters.firstBurstBytesMax).toBe(4_096)
   }
+})
+
+test('in full-feature phase a key that only JavaScript knows is not understood either', () => {
+  const { answers } = renegotiate(defaultParameters, [['constructor', '1']])
+  expect(answers).toEqual([['constructor', 'NotUnderstood']])
 })

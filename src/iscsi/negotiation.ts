@@ -61,7 +61,7 @@ const segmentRange = { from: 512, to: 0xffffff } as const
 const digests = ['None', 'CRC32C'] as const
 
 /** In the order of RFC 7143 §13, then RFC 7144 and what RFC 7143 made obsolete. */
-const rules: Readonly<Record<string, Rule>> = {
+const rulesByName: Readonly<Record<string, Rule>> = {
   HeaderDigest: { kind: 'list', known: digests }, // §13.1
   DataDigest: { kind: 'list', known: digests },
   MaxConnections: { kind: 'min', ours: 1, from: 1, to: 65_535 }, // §13.2
@@ -85,6 +85,8 @@ const rules: Readonly<Record<string, Rule>> = {
   IFMarkInt: { kind: 'fixed', answer: 'Irrelevant' },
   OFMarkInt: { kind: 'fixed', answer: 'Irrelevant' },
 }
+/** A map: a peer may name a key `constructor`, and an object would know it. */
+const rules: ReadonlyMap<string, Rule> = new Map(Object.entries(rulesByName))
 
 /** Keys that are not negotiated here: security, names, and what only we may say. */
 const handledElsewhere: ReadonlySet<string> = new Set([
@@ -116,7 +118,7 @@ export function negotiate(before: Parameters, offers: readonly KeyValue[]): Nego
   let parameters = before
   for (const [key, offer] of offers) {
     if (handledElsewhere.has(key)) continue
-    const rule = targetOnly.has(key) ? undefined : rules[key]
+    const rule = targetOnly.has(key) ? undefined : rules.get(key)
     const answer = targetOnly.has(key) ? rejected : rule === undefined ? notUnderstood : answerTo(rule, offer)
     if (answer !== undefined) answers.push([key, answer])
     if (answer !== rejected && answer !== notUnderstood)
@@ -141,8 +143,8 @@ export function renegotiate(before: Parameters, offers: readonly KeyValue[]): Ne
       const negotiated = negotiate(parameters, [[key, offer]])
       parameters = negotiated.parameters
       answers.push(...negotiated.answers)
-    } else if (rules[key]?.kind !== 'ignored') {
-      const known = rules[key] !== undefined || handledElsewhere.has(key) || targetOnly.has(key)
+    } else if (rules.get(key)?.kind !== 'ignored') {
+      const known = rules.has(key) || handledElsewhere.has(key) || targetOnly.has(key)
       answers.push([key, known ? rejected : notUnderstood])
     }
   }

@@ -74,6 +74,11 @@ export class SessionRegistry {
     return session.deviceServer === undefined ? [] : [...(this.#byServer.get(session.deviceServer) ?? [])]
   }
 
+  /** Commands of ended sessions with this key still execute. */
+  isDraining(key: string): boolean {
+    return this.#draining.has(key)
+  }
+
   /** Calls `then` when no command of an ended session with this key executes any more; at once if that is so. */
   whenDrained(key: string, then: () => void): void {
     const [first] = this.#draining.get(key) ?? []

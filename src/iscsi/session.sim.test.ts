@@ -249,6 +249,30 @@ test('a session that comes again waits for what the old one still writes', async
   expect(second.tsih).not.toBe(0)
 })
 
+test('of two logins that wait for the same old session one takes the place of the other: there is one session', async () => {
+  const deviceServer = new SlowServer()
+  const world = await createWorld({ deviceServer })
+  const first = await world.login({ isid: '400027230001' })
+  first.command({ cdb: write10(0, 1), write: new Uint8Array(512) }).catch(() => {})
+  await world.pass(100)
+  const second = world.login({ isid: '400027230001' })
+  await world.pass(100)
+  const third = world.login({ isid: '400027230001' })
+  await world.pass(100)
+  expect(world.target.sessions()).toEqual([])
+  deviceServer.tasks[0]?.good(512)
+  const loser = await second
+  await world.wait(loser.closed)
+  const winner = await third
+  expect(world.target.sessions()).toHaveLength(1)
+  const alive = winner.command({ cdb: testUnitReady })
+  await world.pass(100)
+  deviceServer.tasks.at(-1)?.good(0)
+  expect((await world.wait(alive)).status).toBe(0)
+  const former = world.events.flatMap((event) => (event.kind === 'sessionReinstated' ? [event.formerSessionId] : []))
+  expect(former).toEqual([1, 2])
+})
+
 test('a client that does not read is held at a bounded queue, and goes on when it reads', async () => {
   const device = createMemoryDevice(4 * 1024 * 1024)
   const world = await createWorld({ device, link: { segmentBytesMax: 65_536 } })

@@ -268,6 +268,15 @@ test('discovery wants its proof too, where one is set up', async () => {
   expect(world.events.at(-1)).toMatchObject({ kind: 'sessionOpened', authentication: { kind: 'chap', mutual: true } })
 })
 
+test('a discovery login with a TSIH is refused: it may have none, and none of another session', async () => {
+  const world = await createWorld()
+  const other = await openRaw(world)
+  for (const tsih of [other.login.tsih, 0x1234]) {
+    expect((await RawSession.open(world, { targetName: undefined, tsih })).login.status).toBe(0x020a)
+  }
+  expect(world.target.sessions()).toHaveLength(1)
+})
+
 test('a command in a discovery session is refused and does not hold up what follows', async () => {
   const world = await createWorld()
   const raw = await RawSession.open(world, { targetName: undefined })

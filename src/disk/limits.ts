@@ -35,3 +35,17 @@ export const elToritoEntryCountMax: number = 64
 export const isoDescriptorCountMax: number = 32
 /** Names in one directory that `inspect` looks at. */
 export const inspectedFileCountMax: number = 256
+/** A grub.cfg of a distribution has about 3,000 words, one that boots 50 kernels 30,000. */
+export const grubTokenCountMax: number = 200_000
+/** Blocks in blocks: menus of distributions are 4 deep. */
+export const grubNestingMax: number = 32
+/** Commands run for one entry: functions may call themselves. */
+export const grubCommandCountMax: number = 20_000
+/** Variables may hold variables' values: COMMAND_LINE_SIZE is 2048 on most processors, 4096 on some. */
+export const grubWordCharactersMax: number = 8_192
+/** Boot loader entries of one folder: each kernel has one, with rescue and snapshots perhaps a hundred. */
+export const loaderEntryCountMax: number = 512
+/** Of a boot menu, an environment block, an entry. */
+export const bootMenuBytesMax: number = 1024 * 1024
+/** Initramfs archives that one entry names: microcode, the system's, drop-ins. */
+export const initramfsCountMax: number = 16

@@ -5,6 +5,7 @@
  *   ...&sign-in=1                                        the same, with a name and a password
  *   /loader/snponly.efi                                  a loader
  *   /report/52-54-00-77-00-10?boot=...&step=...          how it is getting on
+ *   /linux/52-54-00-77-00-10/kernel                      what it starts without its disk's boot loader, with a boot and its key
  */
 
 import { type Mac, parseMac } from '../base/address.ts'
@@ -52,15 +53,28 @@ export function reportUrl(server: WebServer, mac: Mac, bootId: string): string {
   return `${origin(server)}/report/${fileName(mac)}?boot=${bootId}`
 }
 
+/** Of the folder with a machine's kernel: what stands before name and key, and what behind them. */
+export function linuxUrl(server: WebServer, mac: Mac): { readonly scheme: string; readonly rest: string } {
+  const [scheme = '', authority = ''] = origin(server).split('://')
+  return { scheme: `${scheme}://`, rest: `${authority}/linux/${fileName(mac)}` }
+}
+
 export type WebResource =
   | { readonly kind: 'script'; readonly mac: Mac }
   | { readonly kind: 'loader'; readonly file: string }
   | { readonly kind: 'report'; readonly mac: Mac }
+  | { readonly kind: 'linux'; readonly mac: Mac; readonly file: string }
 
 /** `path` is decoded and normal, without its query. Undefined: no path of ours. */
 export function parsePath(path: string): WebResource | undefined {
   const [, folder, name, ...more] = path.split('/')
-  if (folder === undefined || name === undefined || more.length > 0) return undefined
+  if (folder === undefined || name === undefined) return undefined
+  if (folder === 'linux') {
+    const mac = macOfFileName(name)
+    const [file, ...further] = more
+    return mac === undefined || file === undefined || further.length > 0 ? undefined : { kind: 'linux', mac, file }
+  }
+  if (more.length > 0) return undefined
   if (folder === 'loader') return name === '' ? undefined : { kind: 'loader', file: name }
   const isScript = folder === 'boot' && name.endsWith('.ipxe')
   if (!isScript && folder !== 'report') return undefined

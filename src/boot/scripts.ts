@@ -89,7 +89,7 @@ const diskError = {
 } as const
 
 /** Who made the firmware: SMBIOS structure 0, the string that byte 4 names. Escaped, so that it is one word. */
-const firmwareVendor = 'smbios/0.4.0:uristring'
+export const firmwareVendor = 'smbios/0.4.0:uristring'
 
 /** Logs in to the machine's disk and boots from it; tries again with growing pauses. Holds secrets: print it for the machine only. */
 export function bootScript(facts: BootScriptFacts): Script {
@@ -339,7 +339,7 @@ function onError(numbers: readonly string[], target: string): Line[] {
  * A loop that counts without arithmetic, which iPXE lacks: each try sets how long to pause after it and where to go then.
  * After the last pause goes to `end`.
  */
-function tries(pausesSeconds: readonly number[], start: string, end: string): Line[] {
+export function tries(pausesSeconds: readonly number[], start: string, end: string): Line[] {
   const lines: Line[] = []
   for (let index = 0; index <= pausesSeconds.length; index++) {
     const pauseSeconds = pausesSeconds[index]
@@ -356,7 +356,7 @@ function tries(pausesSeconds: readonly number[], start: string, end: string): Li
 }
 
 /** The other end of `tries`: pauses as long as the try said, and goes where it said. */
-function pause(): Line[] {
+export function pause(): Line[] {
   const next = goto(setting('slipway-next'))
   return [
     line(iseq(setting('slipway-pause'), '0'), and(next), whatever),
@@ -366,18 +366,18 @@ function pause(): Line[] {
   ]
 }
 
-function giveUp(url: string): Line[] {
+export function giveUp(url: string, what = 'no boot from the disk'): Line[] {
   return [
     blank,
     label('give-up'),
     ...report(url, 'gave-up', setting('slipway-error')),
-    line(echo('Slipway: no boot from the disk; the firmware goes on.')),
+    line(echo(`Slipway: ${what}; the firmware goes on.`)),
     line(exit(1)),
   ]
 }
 
 /** Costs at most its timeout, after a failure; nothing that follows depends on it. */
-function report(url: string, step: string, error: Part): Line[] {
+export function report(url: string, step: string, error: Part): Line[] {
   const name = 'slipway-report'
   const uri = word(...uriWord(`${url}&step=${step}&error=`), error)
   return [line(imgfetch(uri, { name, timeoutMs: reportTimeoutMs }), and(imgfree(name)), whatever)]

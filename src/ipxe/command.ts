@@ -83,6 +83,15 @@ export function imgfetch(uri: Word, options: { readonly name: string; readonly t
   return [word('imgfetch'), word('--name'), word(name), word('--timeout'), word(String(timeoutMs)), uri]
 }
 
+/** The kernel that `boot` starts; what follows its address is its command line. */
+export function kernel(name: string, uri: Word, commandLine: readonly Word[]): Command {
+  return [word('kernel'), word('--name'), word(name), uri, ...commandLine]
+}
+export const initrd = (name: string, uri: Word): Command => [word('initrd'), word('--name'), word(name), uri]
+export const boot: Command = [word('boot')]
+/** Of all images but the script that runs. */
+export const imgfreeAll: Command = [word('imgfree')]
+
 export const nothing: Command = []
 
 export const blank: Line = { kind: 'blank' }

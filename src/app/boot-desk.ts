@@ -3,7 +3,9 @@
  * or HTTPS). The rooms speak the protocols, `fleet` says who may, `boot` says what; here they are plugged together.
  */
 import { formatIpv4, type Mac, parseIpv4 } from '../base/address.ts'
+import { OperationError } from '../base/errors.ts'
 import {
+  linuxUrl,
   loaderUrl,
   parsePath,
   parseReport,
@@ -14,6 +16,7 @@ import {
   type WebServer,
 } from '../boot/addresses.ts'
 import { chooseScript, type Refusal } from '../boot/choose-script.ts'
+import { kernelScript, noKernelScript, noKernelWords } from '../boot/kernel-script.ts'
 import { refetchesMax } from '../boot/limits.ts'
 import { type Plan, planBoot } from '../boot/plan.ts'
 import { forgetTyped, proveScript, signInScript } from '../boot/proof-scripts.ts'
@@ -21,6 +24,7 @@ import { bootScript, heldScript, refusedScript, type StorageAddress } from '../b
 import type { ClientFacts } from '../dhcp/client-facts.ts'
 import type { BootAdvisor, BootAnswer, BootQuestion } from '../dhcp/policy.ts'
 import type { Encounter } from '../fleet/admission.ts'
+import type { BootCredentials } from '../fleet/credentials.ts'
 import type { Fleet } from '../fleet/fleet.ts'
 import type { Identity, Machine } from '../fleet/machine.ts'
 import { admissionOnly, type Proof } from '../fleet/proof.ts'
@@ -29,9 +33,10 @@ import { print } from '../ipxe/print.ts'
 import type { Script } from '../ipxe/script.ts'
 import type { Clock } from '../ports/clock.ts'
 import type { TftpCatalogue, TftpFile } from '../tftp/policy.ts'
-import type { ChapMode, Ports } from './config.ts'
+import type { ChapMode, Ports, Start } from './config.ts'
 import type { EventStream } from './event-stream.ts'
 import type { FirmwareHttps } from './firmware-https.ts'
+import type { FoundKernel, LinuxDesk } from './linux-desk.ts'
 import type { LoaderCatalogue } from './loaders.ts'
 import type { NoLoader } from './no-loader.ts'
 import type { ProofDesk, ShownCertificate, SignIn } from './proof-desk.ts'
@@ -56,6 +61,9 @@ export type BootDeskParts = {
   willBoot(mac: Mac): void
   /** Asked before that. */
   noLoaderFor(mac: Mac): NoLoader | undefined
+  /** How the machine's system is started: by its disk's boot loader, or its kernel at once. */
+  startOf(mac: Mac, image: string): Start
+  readonly linux: LinuxDesk
   /** Where iSCSI is, if it has a VLAN of its own. */
   readonly storage: StorageNetwork | undefined
 }
@@ -132,6 +140,8 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
         return this.#serveScript(resource.mac, request)
       case 'report':
         return this.#takeReport(resource.mac, request)
+      case 'linux':
+        return this.#parts.linux.serve(resource.mac, resource.file, request)
       default:
         return { status: 404, body: { kind: 'text', text: 'Slipway has nothing by that name.\n' } }
     }
@@ -173,7 +183,7 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
     return proofs.signIn(mac, request).then((signIn) => this.#chooseScript(mac, request, signIn))
   }
 
-  #chooseScript(mac: Mac, request: HttpRequest, signIn: SignIn): HttpAnswer {
+  #chooseScript(mac: Mac, request: HttpRequest, signIn: SignIn): HttpAnswer | Promise<HttpAnswer> {
     const { events, fleet, ports, proofs, roster } = this.#parts
     const query = parseScriptQuery(request.query)
     const { address } = request.from
@@ -230,7 +240,9 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
         if (request.method === 'HEAD') return scriptAnswer([])
         const proof = proofOf(choice.proved, certificate, signIn)
         const asking = { web, portalAddress: local.address, refetchCount: query.refetchCount, address, proof }
-        return this.#serveBootScript(machine, asking)
+        return this.#parts.startOf(mac, fleet.assignmentOf(machine).image) === 'kernel'
+          ? this.#serveKernelScript(machine, asking)
+          : this.#serveBootScript(machine, asking)
       }
     }
   }
@@ -241,21 +253,17 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
   }
 
   #serveBootScript(machine: Machine, asking: Asking): HttpAnswer {
-    const { web, portalAddress, refetchCount, address, proof } = asking
-    const { chap, events, fleet, ports, storage } = this.#parts
+    const { web, portalAddress, refetchCount, address } = asking
+    const { chap, events, ports, storage, fleet } = this.#parts
     const { mac } = machine
     const joined = storage && { ...storage, reserved: parseIpv4(storage.address) ?? 0 }
     const storageAddress = joined && fleet.storageAddressOf(mac, joined)
     if (storage !== undefined && storageAddress === undefined) return this.#refuse(mac, 'noAddress', address)
-    const credentials = fleet.offerCredentials(mac, this.#parts.clock.wallMs(), proof)
-    const { image } = fleet.assignmentOf(machine)
-    const { bootId } = credentials
-    events.emit({ mac, address }, { kind: 'credentialsMinted', bootId })
-    const script = { kind: 'scriptServed', script: 'boot', bootId, image, encrypted: web.secure, proof } as const
-    events.emit({ mac, address }, { ...script, storageVlan: storage?.vlan })
     const noLoader = this.#parts.noLoaderFor(mac)
+    const { credentials, image } = this.#mint(machine, 'disk', asking)
+    const { bootId } = credentials
     if (noLoader !== undefined) events.emit({ mac, address }, { kind: 'noLoader', ...noLoader })
-    this.#parts.willBoot(mac)
+    if (this.#parts.roster.isUboot(mac)) events.emit({ mac, address }, { kind: 'rootUndescribed' })
     return scriptAnswer(
       bootScript({
         mac,
@@ -272,6 +280,62 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
         refetchUrl: refetchCount < refetchesMax ? scriptUrl(web, mac, { refetch: refetchCount + 1 }) : undefined,
       }),
     )
+  }
+
+  /** The disk is looked at first: for one without a kernel no secrets are minted. */
+  async #serveKernelScript(machine: Machine, asking: Asking): Promise<HttpAnswer> {
+    const { web, portalAddress, refetchCount, address } = asking
+    const { events, fleet, linux } = this.#parts
+    const { mac } = machine
+    const { image } = fleet.assignmentOf(machine)
+    const found = await this.#findKernel(mac)
+    if (found.kind === 'none') {
+      const { reason, hint } = noKernelWords(found.why)
+      const why = `${reason} ${image}: ${found.detail}`
+      events.emit({ mac, address }, { kind: 'failed', step: 'kernel', reason: why, hint })
+      return scriptAnswer(noKernelScript({ mac, image, why: found.why }))
+    }
+    const { credentials } = this.#mint(machine, 'kernel', asking)
+    const { bootId } = credentials
+    const { words, isPc, kernel, initramfs } = found
+    return scriptAnswer(
+      kernelScript({
+        mac,
+        image,
+        bootId,
+        address: portalAddress,
+        files: { url: linuxUrl(web, mac), key: linux.keyOf(credentials), kernel, initramfs },
+        words,
+        isPc,
+        reportUrl: reportUrl(web, mac, bootId),
+        refetchUrl: refetchCount < refetchesMax ? scriptUrl(web, mac, { refetch: refetchCount + 1 }) : undefined,
+      }),
+    )
+  }
+
+  async #findKernel(mac: Mac): Promise<FoundKernel> {
+    try {
+      return await this.#parts.linux.find(mac)
+    } catch (error) {
+      if (!(error instanceof OperationError)) throw error
+      return { kind: 'none', why: 'unopened', detail: `${error.message}. ${error.hint}` }
+    }
+  }
+
+  /** Secrets for one boot, and the event that a script with them leaves. */
+  #mint(machine: Machine, start: Start, asking: Asking): { credentials: BootCredentials; image: string } {
+    const { events, fleet, storage } = this.#parts
+    const { address, proof, web } = asking
+    const { mac } = machine
+    const credentials = fleet.offerCredentials(mac, this.#parts.clock.wallMs(), proof)
+    const { image } = fleet.assignmentOf(machine)
+    const { bootId } = credentials
+    events.emit({ mac, address }, { kind: 'credentialsMinted', bootId })
+    const script = { kind: 'scriptServed', script: 'boot', bootId, image, encrypted: web.secure, proof } as const
+    const isKernel = start === 'kernel' ? { start } : {}
+    events.emit({ mac, address }, { ...script, ...isKernel, storageVlan: storage?.vlan })
+    this.#parts.willBoot(mac)
+    return { credentials, image }
   }
 
   #takeReport(mac: Mac, request: HttpRequest): HttpAnswer {

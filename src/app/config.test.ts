@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { decideUp, parseConfig, policyOfImage } from './config.ts'
+import { decideUp, parseConfig, policyOfImage, startOf } from './config.ts'
 
 const whole = `
 image = "golden.img"
@@ -62,6 +62,31 @@ test('the policy of an image: the configuration holds over what was said of it, 
   expect(policyOfImage(config, 'lab', 'persistent')).toBe('readOnly')
   expect(policyOfImage(config, 'office', 'persistent')).toBe('persistent')
   expect(policyOfImage(config, 'office', undefined)).toBe('ephemeral')
+})
+
+test('how a machine is started: by what is said of it, then of its image, else by its disk', () => {
+  const text = `[images."lab"]
+start = "kernel"
+[machine."52:54:00:00:00:01"]
+start = "disk"
+[machine."52:54:00:00:00:02"]
+start = "kernel"
+[machine."52:54:00:00:00:03"]
+`
+  const start = startOf(decideUp(parseConfig(text, 'x'), { image: 'lab' }, '/s'))
+  const of = (machine: number, image: string): string => start(`52:54:00:00:00:0${machine}`, image)
+  expect([of(1, 'lab'), of(1, 'office')]).toEqual(['disk', 'disk'])
+  expect([of(2, 'lab'), of(2, 'office')]).toEqual(['kernel', 'kernel'])
+  expect([of(3, 'lab'), of(3, 'office')]).toEqual(['kernel', 'disk'])
+  expect([of(4, 'lab'), of(4, 'office')]).toEqual(['kernel', 'disk'])
+})
+
+test('a kernel that is started at once does not join the VLAN of its disk, and that is said at once', () => {
+  const storage = '[network.storage]\nvlan = 2\nrange = "10.77.2.100-10.77.2.199"\n'
+  for (const table of ['images."lab"', 'machine."52:54:00:00:00:01"']) {
+    const file = parseConfig(`${storage}[${table}]\nstart = "kernel"\n`, 'x')
+    expect(() => decideUp(file, { image: 'lab' }, '/s')).toThrow(`${table}: start = "kernel" and [network.storage]`)
+  }
 })
 
 describe('bad configuration is refused with the line and the key', () => {

@@ -26,6 +26,7 @@
  *
  *   [images."debian-12"]              # of the library
  *   policy = "ephemeral"              # holds over what `slipway image policy` said, and [machine] over this
+ *   start = "kernel"                  # disk | kernel: its boot loader starts it, or its kernel is loaded at once (U-Boot)
  *
  *   [https]
  *   compat = ["ipxe-2019", "ovmf"]    # weaker cipher suites, for loaders that have no others
@@ -51,6 +52,7 @@
  *   name = "bench-3"
  *   image = "debian-12"               # of the library; debian-12@3 holds it at that version
  *   policy = "ephemeral"
+ *   start = "kernel"                  # holds over the image's
  *   admit = true
  *   uefi-https = true                 # as [https] uefi, for this machine
  *   transport = "strict"
@@ -104,6 +106,8 @@ const interfaceName = z.string().min(1).max(15)
 const transport = z.enum(['strict', 'auto', 'open'])
 const proof = z.enum(['certificate', 'login', 'admission'])
 
+const start = z.enum(['disk', 'kernel'])
+
 const schema = z.strictObject({
   image: z.string().min(1).optional(),
   state: z.string().min(1).optional(),
@@ -127,7 +131,7 @@ const schema = z.strictObject({
     .optional(),
   cache: size.optional(),
   clones: z.strictObject({ policy: policy.optional() }).optional(),
-  images: z.record(imageName, z.strictObject({ policy: policy.optional() })).optional(),
+  images: z.record(imageName, z.strictObject({ policy: policy.optional(), start: start.optional() })).optional(),
   iscsi: z.strictObject({ chap: z.enum(['mutual', 'one-way', 'none']).optional() }).optional(),
   https: z
     .strictObject({
@@ -167,6 +171,7 @@ const schema = z.strictObject({
         admit: z.boolean().optional(),
         image: imageReference.optional(),
         policy: policy.optional(),
+        start: start.optional(),
         'uefi-https': z.boolean().optional(),
         transport: transport.optional(),
         require: proof.optional(),
@@ -196,7 +201,7 @@ export type ConfigFile = {
     | undefined
   cache?: number | undefined
   clones?: { policy?: ClonePolicy | undefined } | undefined
-  images?: Record<string, { policy?: ClonePolicy | undefined }> | undefined
+  images?: Record<string, { policy?: ClonePolicy | undefined; start?: Start | undefined }> | undefined
   iscsi?: { chap?: ChapMode | undefined } | undefined
   https?:
     | {
@@ -216,6 +221,7 @@ export type ConfigFile = {
           admit?: boolean | undefined
           image?: ImageReference | undefined
           policy?: ClonePolicy | undefined
+          start?: Start | undefined
           'uefi-https'?: boolean | undefined
           transport?: TransportPolicy | undefined
           require?: ProofKind | undefined
@@ -228,6 +234,8 @@ export type AddressRange = { readonly first: number; readonly last: number }
 
 export type DhcpMode = 'proxy' | 'server' | 'off'
 export type AdmitMode = 'ask' | 'all' | 'none'
+/** disk: what a firmware finds on it, its boot loader. kernel: its kernel is loaded without that, and told where its root is. */
+export type Start = 'disk' | 'kernel'
 export type ChapMode = 'mutual' | 'one-way' | 'none'
 
 export type Ports = {
@@ -262,6 +270,8 @@ export type UpConfig = {
   readonly clonePolicy: ClonePolicy
   /** Of images that have one of their own. */
   readonly imagePolicies: ReadonlyMap<string, ClonePolicy>
+  /** Of images that say how they are started. */
+  readonly imageStarts: ReadonlyMap<string, Start>
   /** Memory for blocks of golden images. */
   readonly cacheBytes: number
   readonly chap: ChapMode
@@ -294,6 +304,7 @@ export type KnownMachine = {
   readonly admit: boolean
   readonly image: ImageReference | undefined
   readonly clonePolicy: ClonePolicy | undefined
+  readonly start: Start | undefined
   readonly uefiHttps: boolean | undefined
   readonly transport: TransportPolicy | undefined
   readonly require: ProofKind | undefined
@@ -355,6 +366,7 @@ export function decideUp(file: ConfigFile, flags: UpFlags, stateDefault: string)
     throw new OperationError('imageMissing', 'no disk image was named', 'Say which: slipway up IMAGE.')
   }
   checkProofs(file)
+  checkStarts(file)
   const loaders = flags.loaders ?? file.loaders
   return {
     imagePath,
@@ -375,6 +387,9 @@ export function decideUp(file: ConfigFile, flags: UpFlags, stateDefault: string)
     imagePolicies: new Map(
       Object.entries(file.images ?? {}).flatMap(([name, { policy: own }]) => (own === undefined ? [] : [[name, own]])),
     ),
+    imageStarts: new Map(
+      Object.entries(file.images ?? {}).flatMap(([name, { start: own }]) => (own === undefined ? [] : [[name, own]])),
+    ),
     cacheBytes: flags.cache ?? file.cache ?? cacheBytesDefault,
     chap: file.iscsi?.chap ?? 'mutual',
     compat: file.https?.compat ?? ['ipxe-2019', 'ovmf'],
@@ -388,6 +403,7 @@ export function decideUp(file: ConfigFile, flags: UpFlags, stateDefault: string)
       admit: machine.admit ?? true,
       image: machine.image,
       clonePolicy: machine.policy,
+      start: machine.start,
       uefiHttps: machine['uefi-https'],
       transport: machine.transport,
       require: machine.require,
@@ -427,6 +443,29 @@ function checkProofs(file: ConfigFile): void {
     throw invalid(`${whose}require = "${require}" and transport = "open" contradict each other`, hint)
   }
 }
+
+/** What joins the VLAN is iPXE, and a kernel that is started at once is not told how to. */
+function checkStarts({ images, machine, network }: ConfigFile): void {
+  if (network?.storage === undefined) return
+  const all = [
+    ...Object.entries(images ?? {}).map(([name, said]) => [`images."${name}"`, said.start] as const),
+    ...Object.entries(machine ?? {}).map(([address, said]) => [`machine."${address}"`, said.start] as const),
+  ]
+  const [where] = all.find(([, said]) => said === 'kernel') ?? []
+  if (where === undefined) return
+  throw invalid(
+    `${where}: start = "kernel" and [network.storage] do not go together`,
+    'Leave one of them out: a kernel that is started at once does not join the VLAN of its disk.',
+  )
+}
+
+/** The configuration says it of a machine, of its image, or not at all. */
+export function startOf({ imageStarts, machines }: Pick<UpConfig, 'imageStarts' | 'machines'>): StartOf {
+  const own = new Map(machines.map(({ mac, start: said }) => [mac, said]))
+  return (mac, image) => own.get(mac) ?? imageStarts.get(image) ?? 'disk'
+}
+
+export type StartOf = (mac: string, image: string) => Start
 
 function decideStorage({ network }: ConfigFile): StorageTerms | undefined {
   const storage = network?.storage

@@ -10,6 +10,7 @@ import { initiatorNameOf, namingAuthorityDefault, targetNameOf } from '../fleet/
 import { MemoryFleetStore } from '../fleet/store.ts'
 import { systemClock } from '../host/clock.ts'
 import { openJournalStore } from '../host/journal-store.ts'
+import { lockFile } from '../host/lock.ts'
 import { createLog } from '../host/log.ts'
 import { systemRandom } from '../host/random.ts'
 import type { SessionIdentity } from '../iscsi/policy.ts'
@@ -415,4 +416,55 @@ describe('the trace of a boot', () => {
     }
     library.close()
   })
+})
+
+test('the disk that a kernel is read from is the one that its boot gets, whatever is published meanwhile', async () => {
+  const library = await libraryAt('kernel')
+  const server = serverOver(library, new MemoryFleetStore(), 'ephemeral')
+  const user = begin(server)
+  const source = await server.desk.openForBoot(mac)
+  expect((await source.read(8 * 512, 1))[0]).toBe(1)
+  library.store.publish('lab', 2, 1)
+  const session = await login(server, user)
+  expect(await read(session), 'the version that the kernel is of').toBe(1)
+  expect(await write(session, 7)).toBe('good')
+  // A script that is fetched anew looks anew, and at a disk of its own.
+  const next = await server.desk.openForBoot(mac)
+  expect((await next.read(8 * 512, 1))[0]).toBe(2)
+  expect(await read(session)).toBe(7)
+  const later = await login(server, begin(server))
+  expect(await read(later)).toBe(2)
+  logout(server, session)
+  logout(server, later)
+  await server.close()
+  library.close()
+})
+
+test('a kept clone is read before there is a login, with what the machine wrote', async () => {
+  const library = await libraryAt('kernel-kept')
+  const server = serverOver(library, new MemoryFleetStore(), 'persistent')
+  const session = await login(server, begin(server))
+  expect(await write(session, 7)).toBe('good')
+  const source = await server.desk.openForBoot(mac)
+  expect((await source.read(8 * 512, 1))[0]).toBe(7)
+  logout(server, session)
+  await server.close()
+  library.close()
+})
+
+test('a disk that cannot be opened is an error for who wants its kernel, and the next try is a new one', async () => {
+  const library = await libraryAt('kernel-busy')
+  const server = serverOver(library, new MemoryFleetStore(), 'persistent')
+  const first = await login(server, begin(server))
+  logout(server, first)
+  await server.close()
+  const again = serverOver(library, new MemoryFleetStore(), 'persistent')
+  const clone = join(library.directory, '../clones', clonesIn(library).find((name) => name.endsWith('.qcow2')) ?? '')
+  const lock = lockFile(clone, 'mustBeThere')
+  await expect(again.desk.openForBoot(mac)).rejects.toMatchObject({ code: 'cloneBusy' })
+  lock?.release()
+  const source = await again.desk.openForBoot(mac)
+  expect((await source.read(8 * 512, 1))[0]).toBe(1)
+  await again.close()
+  library.close()
 })

@@ -3,7 +3,9 @@
  * boot whose script named it, so a script of an earlier boot opens nothing.
  */
 import type { Mac } from '../base/address.ts'
+import { assert } from '../base/assert.ts'
 import { OperationError } from '../base/errors.ts'
+import { type ByteSource, sourceOfDevice } from '../disk/source.ts'
 import type { BootCredentials } from '../fleet/credentials.ts'
 import type { Fleet } from '../fleet/fleet.ts'
 import type { ClonePolicy } from '../fleet/machine.ts'
@@ -55,6 +57,11 @@ export type Unwanted = (session: SessionIdentity) => boolean
  * `slipway clone` may have it.
  */
 const idleMs = 15_000
+/**
+ * How long what a machine starts its kernel from stays what its disk will be: from the last read of its initramfs to Linux's
+ * login, on a slow machine. A version that is published meanwhile would have another kernel's modules.
+ */
+const keptMs = 300_000
 
 /** A clone with a device server in front of it. */
 type OpenDisk = {
@@ -70,6 +77,8 @@ type MachineDisks = {
   readonly open: Map<string, OpenDisk>
   /** What the next boot to log in gets. */
   next: { readonly file: string; readonly policy: ClonePolicy; readonly image: MeantImage } | undefined
+  /** `next` stays what it is: its kernel has been read. */
+  keptUntilMs: number
   /** One login after the other. */
   queue: Promise<unknown>
   idle: Timer | undefined
@@ -132,6 +141,36 @@ export class DiskDesk implements TargetDirectory {
     const assignment = fleet.assignmentFor(mac)
     const policy = assignment.clonePolicy ?? policyOf(assignment.image)
     return policy === 'persistent' && clones.hasWritten(mac) ? undefined : shelf.meant(assignment)
+  }
+
+  /**
+   * What the machine's next boot will have on its disk, for reading its kernel before there is a login. Open for as long as it is
+   * being read, and some minutes. @throws {OperationError} what opening a clone throws
+   */
+  openForBoot(mac: Mac): Promise<ByteSource> {
+    const { clock, fleet } = this.#parts
+    const machine = this.#machineOf(mac)
+    const opened = machine.queue.then(async () => {
+      machine.keptUntilMs = 0
+      await this.#prepareNext(mac, targetNameOf(fleet.terms.namingAuthority, mac), machine)
+      const disk = machine.open.get(machine.next?.file ?? '')
+      assert(disk !== undefined, 'what was prepared is open')
+      const keep = (): void => {
+        machine.keptUntilMs = clock.nowMs() + keptMs
+      }
+      keep()
+      this.#closeWhenIdle(mac, machine)
+      const source = sourceOfDevice(disk.clone.device)
+      return {
+        sizeBytes: source.sizeBytes,
+        read: (offset: number, bytes: number) => {
+          keep()
+          return source.read(offset, bytes)
+        },
+      }
+    })
+    machine.queue = opened.catch(() => undefined)
+    return opened
   }
 
   /** A machine that may log in may ask where its own disk is; nobody is told of others'. */
@@ -217,15 +256,7 @@ export class DiskDesk implements TargetDirectory {
 
   /** Opens what any of `boots` may be about to use: only the end of the login tells which of them it is. */
   #prepare(mac: Mac, targetName: string, boots: readonly BootCredentials[]): Promise<DeviceServer> {
-    const machine = this.#machines.get(mac) ?? {
-      switch: new DiskSwitch(),
-      open: new Map(),
-      next: undefined,
-      queue: Promise.resolve(),
-      idle: undefined,
-      endedBootId: undefined,
-    }
-    this.#machines.set(mac, machine)
+    const machine = this.#machineOf(mac)
     const prepared = machine.queue.then(async () => {
       this.#closeWhenIdle(mac, machine)
       const running = this.#parts.bootDisks.bootDisk(mac)
@@ -244,6 +275,22 @@ export class DiskDesk implements TargetDirectory {
     })
     machine.queue = prepared.catch(() => undefined)
     return prepared
+  }
+
+  #machineOf(mac: Mac): MachineDisks {
+    const known = this.#machines.get(mac)
+    if (known !== undefined) return known
+    const machine: MachineDisks = {
+      switch: new DiskSwitch(),
+      open: new Map(),
+      next: undefined,
+      keptUntilMs: 0,
+      queue: Promise.resolve(),
+      idle: undefined,
+      endedBootId: undefined,
+    }
+    this.#machines.set(mac, machine)
+    return machine
   }
 
   async #reopen(mac: Mac, targetName: string, machine: MachineDisks, { file, policy }: BootDisk): Promise<void> {
@@ -271,7 +318,7 @@ export class DiskDesk implements TargetDirectory {
     if (
       spare !== undefined &&
       spare.policy === policy &&
-      spare.image.path === image.path &&
+      (spare.image.path === image.path || this.#isKept(machine)) &&
       machine.open.has(spare.file)
     ) {
       return
@@ -280,6 +327,10 @@ export class DiskDesk implements TargetDirectory {
     const clone = await clones.make(file, image, policy === 'readOnly')
     machine.open.set(file, this.#serve(mac, targetName, clone, policy))
     machine.next = { file, policy, image }
+  }
+
+  #isKept({ keptUntilMs }: MachineDisks): boolean {
+    return this.#parts.clock.nowMs() < keptUntilMs
   }
 
   #serve(mac: Mac, targetName: string, clone: Clone, policy: ClonePolicy): OpenDisk {
@@ -359,8 +410,12 @@ export class DiskDesk implements TargetDirectory {
   async #closeUnused(mac: Mac, machine: MachineDisks): Promise<void> {
     for (const [file, disk] of machine.open) {
       if (machine.switch.userCount(disk.server) > 0) continue
-      machine.open.delete(file)
       const isSpare = machine.next?.file === file
+      if (isSpare && this.#isKept(machine)) {
+        this.#closeWhenIdle(mac, machine)
+        continue
+      }
+      machine.open.delete(file)
       if (isSpare) machine.next = undefined
       const ending =
         isSpare && disk.policy !== 'persistent' ? this.#parts.clones.discard(file) : this.#parts.clones.close(file)

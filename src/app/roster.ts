@@ -10,6 +10,8 @@ type Entry = {
   client: Client | undefined
   address: string | undefined
   loaderFetchedMs: number | undefined
+  /** Its firmware, before any iPXE, said that it is a U-Boot. */
+  isUboot: boolean
 }
 
 /** A flood of invented MAC addresses makes the machine heard longest ago forgotten, and costs it nothing but a repeat. */
@@ -31,7 +33,10 @@ export class Roster {
   }
 
   heard(client: Client): void {
-    this.#entry(client.mac).client = client
+    const entry = this.#entry(client.mac)
+    entry.client = client
+    const { kind } = client.program
+    if (kind === 'uboot' || kind === 'pxe' || kind === 'uefiHttp') entry.isUboot = kind === 'uboot'
   }
 
   hasAddress(mac: Mac, address: string): void {
@@ -49,6 +54,10 @@ export class Roster {
     return this.#entries.get(mac)?.client
   }
 
+  isUboot(mac: Mac): boolean {
+    return this.#entries.get(mac)?.isUboot ?? false
+  }
+
   loaderWasTried(mac: Mac): boolean {
     const fetchedMs = this.#entries.get(mac)?.loaderFetchedMs
     return fetchedMs !== undefined && this.#clock.nowMs() - fetchedMs < loaderTriedMs
@@ -64,7 +73,12 @@ export class Roster {
   }
 
   #entry(mac: Mac): Entry {
-    const entry = this.#entries.get(mac) ?? { client: undefined, address: undefined, loaderFetchedMs: undefined }
+    const entry = this.#entries.get(mac) ?? {
+      client: undefined,
+      address: undefined,
+      loaderFetchedMs: undefined,
+      isUboot: false,
+    }
     this.#entries.delete(mac)
     this.#entries.set(mac, entry)
     if (this.#entries.size > machinesMax) this.#forgetOldest()

@@ -97,6 +97,8 @@ export function fromHttp(event: HttpEvent): Said | undefined {
     case 'answered': {
       const { path, status, sentBytes, bodyBytes, durationMs, secure } = event
       if (status === 404) return { whose, happening: { kind: 'httpNotFound', path } }
+      // The question for the key, before it is shown: the answer follows.
+      if (status === 401 && path.startsWith('/linux/')) return undefined
       if (path.startsWith('/boot/') || path.startsWith('/report/')) return undefined
       if (sentBytes < bodyBytes) return { whose, happening: { kind: 'httpAborted', path, sentBytes, bodyBytes } }
       return { whose, happening: { kind: 'httpServed', path, status, sentBytes, durationMs, encrypted: secure } }

@@ -17,6 +17,7 @@ import { systemRandom } from '../host/random.ts'
 import { lockStateDirectory } from '../host/state-directory.ts'
 import { systemTcp } from '../host/tcp.ts'
 import { systemUdp } from '../host/udp.ts'
+import { systemUnpacker } from '../host/unpack.ts'
 import { serveHttp } from '../http/server.ts'
 import { createIscsiTarget } from '../iscsi/server.ts'
 import type { BootEvent } from '../journal/events.ts'
@@ -26,7 +27,7 @@ import { serveTftp } from '../tftp/server.ts'
 import { BootDesk } from './boot-desk.ts'
 import { BootTraces } from './boot-traces.ts'
 import { Clones } from './clones.ts'
-import { policyOfImage, type UpConfig } from './config.ts'
+import { policyOfImage, startOf, type UpConfig } from './config.ts'
 import { assignmentsOf, createFleet, firmwareTrust } from './configured-fleet.ts'
 import { startDhcp } from './dhcp-service.ts'
 import { DiskDesk } from './disk-desk.ts'
@@ -35,6 +36,7 @@ import { FirmwareHttps } from './firmware-https.ts'
 import { goldenImageName } from './golden.ts'
 import { HttpsService } from './https.ts'
 import { type ImageReference, Library, parseReference } from './library.ts'
+import { LinuxDesk } from './linux-desk.ts'
 import { addedLoadersFolder, readLoaders } from './loaders.ts'
 import { formatNbdUri, isNbdUri, parseNbdUri } from './nbd-disk.ts'
 import { whyNoLoader } from './no-loader.ts'
@@ -168,6 +170,16 @@ async function start(
     firmwareHttps,
     willBoot: (mac) => diskDesk.expect(mac),
     noLoaderFor: (mac) => whyNoLoader(shelf, roster.clientOf(mac)?.architecture, () => diskDesk.freshImageOf(mac)),
+    startOf: startOf(config),
+    linux: new LinuxDesk({
+      fleet,
+      openDisk: (mac) => diskDesk.openForBoot(mac),
+      clock,
+      hash: systemHash,
+      unpacker: systemUnpacker,
+      chap: config.chap,
+      portal: (address) => ({ address, port: config.ports.iscsi }),
+    }),
     storage,
   })
   const traces = new BootTraces({

@@ -105,7 +105,7 @@ export function kernelScript(facts: KernelScriptFacts): Script {
     label('returned'),
     line(echo('Slipway: the kernel handed the machine back.')),
     line(exit(1)),
-    ...giveUp(facts.reportUrl, 'the kernel was not started'),
+    ...giveUp(facts.reportUrl, 'the kernel was not started', 'kernel-gave-up'),
   ]
 }
 

@@ -366,11 +366,11 @@ export function pause(): Line[] {
   ]
 }
 
-export function giveUp(url: string, what = 'no boot from the disk'): Line[] {
+export function giveUp(url: string, what = 'no boot from the disk', step = 'gave-up'): Line[] {
   return [
     blank,
     label('give-up'),
-    ...report(url, 'gave-up', setting('slipway-error')),
+    ...report(url, step, setting('slipway-error')),
     line(echo(`Slipway: ${what}; the firmware goes on.`)),
     line(exit(1)),
   ]

@@ -87,6 +87,11 @@ export function candidates(ring: CredentialRing, nowMs: number): readonly BootCr
   return ring.active === undefined ? offered : [...offered, ring.active]
 }
 
+/** A boot whose script was handed out and that has not logged in yet. */
+export function offeredBoot(ring: CredentialRing, bootId: string, nowMs: number): BootCredentials | undefined {
+  return current(ring.offered, nowMs).find((boot) => boot.bootId === bootId)
+}
+
 export type Use = {
   readonly ring: CredentialRing
   /** The boot that the login belongs to. */

@@ -9,6 +9,7 @@ import {
   mint,
   mintBytes,
   offer,
+  offeredBoot,
   type Use,
   use,
   without,
@@ -152,6 +153,11 @@ export class Fleet {
   candidatesFor(targetName: string, nowMs: number): readonly BootCredentials[] {
     const mac = macOfTargetName(this.terms.namingAuthority, targetName)
     return mac === undefined ? [] : candidates(this.#store.credentials(mac), nowMs)
+  }
+
+  /** One whose script was handed out and that has not logged in yet; undefined: there is no such boot, or no longer. */
+  offeredBoot(mac: Mac, bootId: string, nowMs: number): BootCredentials | undefined {
+    return offeredBoot(this.#store.credentials(mac), bootId, nowMs)
   }
 
   /** A login to the machine's disk was proven with `user`'s secret. `ended` set: close that boot's sessions. */

@@ -197,7 +197,8 @@ function apply(before: Attempt, event: BootEvent, text: string): Attempt {
       return { ...attempt, openSessions, outcome: isOff ? { kind: 'off' } : attempt.outcome }
     }
     case 'machineReported':
-      return event.step === 'gave-up' ? { ...attempt, outcome: gaveUp(event.error) } : attempt
+      if (event.step !== 'gave-up' && event.step !== 'kernel-gave-up') return attempt
+      return { ...attempt, outcome: gaveUp(event.error, event.step === 'gave-up' ? 'disk' : 'kernel') }
     case 'failed':
       return {
         ...attempt,
@@ -209,10 +210,10 @@ function apply(before: Attempt, event: BootEvent, text: string): Attempt {
 }
 
 /** The boot script's last word: boot/scripts.ts. */
-function gaveUp(error: string | undefined): Outcome {
-  const reason = error === undefined ? 'iPXE could not boot from the disk' : `iPXE error ${error} at the disk`
+function gaveUp(error: string | undefined, step: 'disk' | 'kernel'): Outcome {
+  const reason = error === undefined ? `iPXE could not start the ${step}` : `iPXE error ${error} at the ${step}`
   const more = error === undefined ? '' : `, and https://ipxe.org/${error} explains it`
-  return { kind: 'failed', step: 'disk', reason, hint: `The machine's screen says more${more}.` }
+  return { kind: 'failed', step, reason, hint: `The machine's screen says more${more}.` }
 }
 
 function reached(attempt: Attempt, what: Reached, event: BootEvent): Attempt {

@@ -20,7 +20,7 @@ import { certificateFault, foreign } from './text.ts'
 export type Grade = 'A' | 'B' | 'C' | 'D' | 'E' | 'F'
 
 export type AuditStep = {
-  readonly step: 'address' | 'loader' | 'script' | 'disk'
+  readonly step: 'address' | 'loader' | 'script' | 'kernel' | 'disk'
   /** 'Loader by TFTP: snponly.efi'. */
   readonly what: string
   /** What the machine proved to us. */
@@ -69,6 +69,7 @@ export function auditBoot(attempt: Attempt, events: readonly BootEvent[], terms:
     auditAddress(events),
     auditLoader(events),
     auditScript(events),
+    auditKernel(events),
     auditDisk(events, terms),
     auditIncidents(events),
   ]
@@ -178,6 +179,26 @@ function secrecyReasons(isPlain: boolean, agreed: readonly EventOf<'tlsAgreed'>[
   const why = `TLS used ${old.cipher}, which is old: ${weaknessOf(old.cipher)}`
   const setting = old.compat === undefined ? 'what is not needed' : `"${old.compat}"`
   return [{ caps: 'B', why, remedy: `Use a newer loader, then take ${setting} out of [https] compat.` }]
+}
+
+/** Without the disk's boot loader: kernel and initramfs, and the archive with the secrets behind them. */
+function auditKernel(events: readonly BootEvent[]): Found {
+  const fetched = of(events, 'httpServed').filter(({ path, status }) => path.startsWith('/linux/') && status < 300)
+  if (fetched.length === 0) return nothingFound
+  const isPlain = fetched.some(({ encrypted }) => !encrypted)
+  const step: AuditStep = {
+    step: 'kernel',
+    what: `Kernel, initramfs and the secrets for Linux, by ${isPlain ? 'HTTP' : 'HTTPS'}`,
+    machineProved: 'that it has the script of this boot',
+    serverProved: isPlain ? 'nothing' : 'our certificate (iPXE goes on with no other than those it trusts)',
+    encrypted: isPlain ? 'no' : cipherWords(of(events, 'tlsAgreed')),
+    attacker: isPlain ? 'read the secrets, put another kernel in its place' : 'nothing but stop it',
+  }
+  if (!isPlain) return { steps: [step], reasons: [] }
+  const why = 'the kernel came by HTTP: it could have been another on its way'
+  const remedy =
+    "Use a loader with HTTPS that trusts this site (slipway loaders add --trust-us, or the kit); Debian's has none."
+  return { steps: [step], reasons: [{ caps: 'D', why, remedy }] }
 }
 
 const strength: Readonly<Record<ProvedBy['kind'], number>> = { admission: 0, login: 1, certificate: 2 }

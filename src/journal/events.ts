@@ -99,7 +99,11 @@ export type Happening =
       readonly proof?: ProvedBy | undefined
       /** Of script `boot`: the VLAN that it takes to the disk; undefined: the network that the machine booted from. */
       readonly storageVlan?: number | undefined
+      /** Of script `boot`: it starts the kernel at once, without the disk's boot loader. Absent: it boots the disk. */
+      readonly start?: 'kernel'
     }
+  /** U-Boot's EFI has nowhere to put the iBFT: a Linux that its disk's boot loader starts does not find its root by itself. */
+  | { readonly kind: 'rootUndescribed' }
   /** The script said on its way how it goes: `step` is one of the script's own words. */
   | { readonly kind: 'machineReported'; readonly step: string; readonly error: string | undefined }
 

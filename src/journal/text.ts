@@ -60,6 +60,8 @@ export function sentence(event: Happening): string {
       return tlsFailure(event)
     case 'scriptServed':
       return scriptSentence(event)
+    case 'rootUndescribed':
+      return 'has U-Boot, where Linux is not told where its root is: start = "kernel" under [machine] tells it'
     case 'machineReported':
       return `says: ${event.step}${event.error === undefined ? '' : `, iPXE error ${event.error}`}`
     case 'iscsiLogin':
@@ -140,7 +142,7 @@ function scriptSentence(event: Extract<Happening, { kind: 'scriptServed' }>): st
   const how = event.encrypted ? 'by HTTPS' : 'by HTTP'
   switch (event.script) {
     case 'boot':
-      return `gets its script ${how}${provedWords(event.proof)}: ${foreign(event.image ?? 'its disk')}`
+      return `gets its script ${how}${provedWords(event.proof)}: ${event.start === 'kernel' ? 'the kernel of ' : ''}${foreign(event.image ?? 'its disk')}`
     case 'held':
       return `is told by script to wait, ${how}`
     case 'prove':

@@ -27,6 +27,10 @@ function tls(protocol: string, cipher: string, more: { compat?: string; clientFi
 }
 const byHttps = (script: 'prove' | 'signIn' | 'boot', more: object = {}): Happening =>
   ({ ...served(script), encrypted: true, ...more }) as Happening
+const linuxPart = (file: string, encrypted: boolean): Happening => {
+  const path = `/linux/52-54-00-77-00-10/${file}`
+  return { kind: 'httpServed', path, status: 200, sentBytes: 8_000_000, durationMs: 900, encrypted }
+}
 const bootFor = (proof: ProvedBy, more: object = {}): Happening => byHttps('boot', { proof, ...more })
 const disk = [login(1, 'ipxe'), firstRead, discover('system', 'Linux'), login(2, 'system'), closed(1)]
 const modern = tls('TLSv1.2', 'ECDHE-ECDSA-AES128-GCM-SHA256')
@@ -37,6 +41,28 @@ const fromFlash = [ipxe2026, modern, byHttps('prove'), proving]
 /** The last: a person's word that only machines and server are on the network of the disks. */
 const boots: ReadonlyArray<[file: string, happened: readonly Happening[], storageApart?: boolean]> = [
   ['ipxe-2019-by-http', wholeBoot.map(([, happening]) => happening)],
+  [
+    'kernel-by-http',
+    [
+      discover('firmware', 'U-Boot'),
+      fetched,
+      discover('ipxe', 'iPXE 1.0.0 on UEFI x86_64'),
+      { ...served('boot'), start: 'kernel' } as Happening,
+      ...['kernel', 'initramfs-0', 'settings'].map((file) => linuxPart(file, false)),
+      discover('system', 'Linux'),
+      login(1, 'system'),
+    ],
+  ],
+  [
+    'kernel-by-https',
+    [
+      ...fromFlash,
+      bootFor(certificate, { start: 'kernel' }),
+      ...['kernel', 'initramfs-0', 'settings'].map((file) => linuxPart(file, true)),
+      discover('system', 'Linux'),
+      login(1, 'system'),
+    ],
+  ],
   [
     'ipxe-2019-signed-in',
     [

@@ -14,6 +14,7 @@ import { menuLinesOf } from './menus.ts'
 import { checkNetwork } from './network.ts'
 import { type Root, readText } from './root.ts'
 import { checkRootDevice } from './root-device.ts'
+import { checkUboot } from './uboot.ts'
 
 /** In the order in which a boot would meet them. @throws {OperationError} ioError; never because of what the bytes say */
 export async function checkImage(disk: OpenedDisk, unpacker: Unpacker): Promise<ImageFinding[]> {
@@ -31,6 +32,7 @@ export async function checkImage(disk: OpenedDisk, unpacker: Unpacker): Promise<
     }
   }
   await look('loader', () => checkLoaders(summary, volumes))
+  await look('uboot', () => checkUboot(disk, unpacker))
   const root = await findRoot(disk)
   if (root === undefined) {
     const why = 'Whether it keeps its disk cannot be told.'

@@ -108,6 +108,7 @@ function cpio(files: Readonly<Record<string, string>>): Uint8Array {
 
 const goodInitramfs = {
   './usr/sbin/iscsistart': 'x',
+  'scripts/local-top/iscsi': 'x',
   'usr/lib/modules/6.1.0/kernel/drivers/scsi/iscsi_tcp.ko': '',
   'usr/lib/modules/6.1.0/kernel/drivers/scsi/sd_mod.ko.zst': '',
   'usr/lib/modules/6.1.0/kernel/drivers/firmware/iscsi_ibft.ko': '',
@@ -131,7 +132,7 @@ const goodTree: Tree = {
     '# <file system> <mount point>\nUUID=11111111-2222-3333-4444-555555555555 / ext4 errors=remount-ro 0 1\n',
   '/etc/machine-id': '',
   '/boot/grub/grub.cfg':
-    'menuentry "x" {\n\tlinux /boot/vmlinuz-6.1.0 root=UUID=11111111-2222-3333-4444-555555555555 ro quiet\n}\n',
+    'menuentry "x" {\n\tlinux /boot/vmlinuz-6.1.0 root=UUID=11111111-2222-3333-4444-555555555555 ro quiet\n\tinitrd /boot/initrd.img-6.1.0\n}\n',
   '/boot/vmlinuz-6.1.0': new Uint8Array(5000),
   '/boot/initrd.img-6.1.0': new Uint8Array(
     Buffer.concat([cpio({ 'kernel/x86/microcode': 'm' }), zstdCompressSync(cpio(goodInitramfs))]),
@@ -427,6 +428,7 @@ describe('checkImage', () => {
     expect(findings.map(({ check }) => check)).toEqual(
       expect.arrayContaining([
         'loader',
+        'uboot',
         'fstab',
         'root.device',
         'initramfs.iscsi',
@@ -449,6 +451,7 @@ describe('checkImage', () => {
     const findings = await checkImage(diskOf(plain), systemUnpacker)
     const bad = findings.filter(({ level }) => level !== 'ok')
     expect(bad.map(({ check }) => check)).toEqual([
+      'uboot',
       'fstab',
       'initramfs.iscsi',
       'initramfs.modules',
@@ -460,16 +463,30 @@ describe('checkImage', () => {
     for (const { whyItMatters, doNext } of bad) expect([whyItMatters, doNext]).not.toContain('')
   })
 
-  test('a damaged initramfs ends its own check and no other', async () => {
+  test('a damaged initramfs ends the checks of it and no other', async () => {
     const broken = { ...goodTree, '/boot/initrd.img-6.1.0': Uint8Array.of(0x28, 0xb5, 0x2f, 0xfd, 1, 2, 3) }
     const findings = await checkImage(diskOf(broken), systemUnpacker)
-    expect(findings.filter(({ level }) => level !== 'ok').map(({ check }) => check)).toEqual(['initramfs'])
+    expect(findings.filter(({ level }) => level !== 'ok').map(({ check }) => check)).toEqual(['uboot', 'initramfs'])
   })
 
   test('an image without a readable root says that nothing more can be told', async () => {
     expect(levels(await checkImage(diskOf({ '/hello': 'x' }), systemUnpacker))).toContain('warning root')
   })
 
+  test('under U-Boot: which kernel would be started, or why none could', async () => {
+    const found = async (tree: Tree): Promise<string> => {
+      const findings = await checkImage(diskOf(tree), systemUnpacker)
+      return findings.find(({ check }) => check === 'uboot')?.what ?? ''
+    }
+    expect(await found(goodTree)).toBe(
+      'under U-Boot Linux finds its root with start = "kernel": /boot/vmlinuz-6.1.0, as /boot/grub/grub.cfg has it',
+    )
+    expect(await found({ '/hello': 'x' })).toContain('no kernel could be started: no boot menu that names a kernel')
+    const plain = { ...goodTree, '/boot/initrd.img-6.1.0': new Uint8Array(gzipSync(cpio({ init: '' }))) }
+    expect(await found(plain)).toContain('/boot/initrd.img-6.1.0 has no iSCSI')
+    const bare = { ...goodTree, '/boot/grub/grub.cfg': 'linux /boot/vmlinuz-6.1.0 ro' }
+    expect(await found(bare)).toContain('it has no initramfs')
+  })
   test('of many kernels the newest three are looked into', async () => {
     const tree: Record<string, string | Uint8Array> = { '/etc/os-release': 'ID=x' }
     for (const version of ['5.10.0-9', '5.10.0-10', '6.1.0-2', '6.1.0-13'])

@@ -151,7 +151,7 @@ export function judgeInitramfs(facts: {
     findings.push(error('initramfs.ibft', `${name} lacks iscsi_ibft`, why, next))
   } else if (!isAutomatic) {
     const why =
-      'Everything is there, and nothing looks at the table (iBFT) in which iPXE leaves the target. (Under U-Boot there is none: the kernel command line tells it.)'
+      'Everything is there, and nothing looks at the table (iBFT) in which iPXE leaves the target. (Under U-Boot there is none: start = "kernel" tells it.)'
     const next = isDracut
       ? 'Add rd.iscsi.firmware=1 to the kernel command line.'
       : 'echo ISCSI_AUTO=true > /etc/iscsi/iscsi.initramfs; update-initramfs -u'

@@ -8,7 +8,9 @@ import { dirname, join, relative, resolve } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { formatIpv4 } from '../../src/base/address.ts'
 import { Secret } from '../../src/base/secret.ts'
-import { reportUrl, scriptUrl, type WebServer } from '../../src/boot/addresses.ts'
+import { linuxUrl, reportUrl, scriptUrl, type WebServer } from '../../src/boot/addresses.ts'
+import { kernelScript } from '../../src/boot/kernel-script.ts'
+import { kernelLine } from '../../src/boot/linux-settings.ts'
 import { loadersAmong } from '../../src/boot/loaders.ts'
 import { planBoot } from '../../src/boot/plan.ts'
 import { bootScript, heldScript } from '../../src/boot/scripts.ts'
@@ -143,6 +145,22 @@ const script = bootScript({
   reportUrl: reportUrl(server, testMac, bootId),
   refetchUrl: scriptUrl(server, testMac, { refetch: 1 }),
 })
+const ofKernel = kernelScript({
+  mac: testMac,
+  image: 'debian-lab',
+  bootId,
+  address: server.host,
+  files: {
+    url: linuxUrl(server, testMac),
+    key: new Secret('0'.repeat(32)),
+    kernel: 'kernel',
+    initramfs: ['initramfs-0'],
+  },
+  words: kernelLine({ commandLine: 'root=UUID=5c1b0a7e ro quiet', mac: testMac }) ?? [],
+  isPc: true,
+  reportUrl: reportUrl(server, testMac, bootId),
+  refetchUrl: scriptUrl(server, testMac, { refetch: 1 }),
+})
 const held = heldScript({
   mac: testMac,
   uuid: '33221100-5544-7766-8899-aabbccddeeff',
@@ -169,6 +187,11 @@ const blocks: Readonly<Record<string, () => string>> = {
   'tftp-ovmf': () => readRequestFor('OVMF 2022.11, probe for the size'),
   'script-head': () => paragraph(printRedacted(script), '#!ipxe'),
   'script-disk': () => paragraph(printRedacted(script), ':connect'),
+  'kernel-script': () =>
+    printRedacted(ofKernel)
+      .split('\n')
+      .filter((each) => /^(kernel|initrd|boot) /.test(each))
+      .join('\n'),
   'script-held': () => paragraph(printRedacted(held), '#!ipxe'),
   'boot-events': () => {
     const events = stream(wholeBoot)

@@ -46,6 +46,7 @@ function archive(names: readonly string[]): Buffer {
 
 const initramfsNames = [
   'sbin/iscsistart',
+  'scripts/local-top/iscsi',
   'lib/modules/6.1.0/kernel/drivers/scsi/iscsi_tcp.ko',
   'lib/modules/6.1.0/kernel/drivers/scsi/sd_mod.ko',
   'lib/modules/6.1.0/kernel/drivers/firmware/iscsi_ibft.ko',
@@ -89,7 +90,7 @@ function makeImage(): string {
   file('sbin/ifup', 'x')
   file('sbin/iscsid', 'x')
   file('etc/cloud/cloud.cfg', 'users: []\n')
-  file('boot/grub/grub.cfg', 'linux /boot/vmlinuz-6.1.0 root=/dev/sda2 ro quiet\n')
+  file('boot/grub/grub.cfg', 'linux /boot/vmlinuz-6.1.0 root=/dev/sda2 ro quiet\ninitrd /boot/initrd.img-6.1.0\n')
   file('boot/vmlinuz-6.1.0', Buffer.alloc(5000))
   file('boot/initrd.img-6.1.0', run('gzip', ['-c'], archive(initramfsNames)))
   mkdirSync(join(root, 'etc/systemd/system/multi-user.target.wants'), { recursive: true })

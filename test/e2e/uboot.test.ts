@@ -35,4 +35,6 @@ test('U-Boot by commands typed, then by its own distro boot: iPXE, script, mutua
   // Every distro boot asks for these before the loader; they are refused at once, which moves it on.
   expect(new Set(server.eventsOf('tftpNotFound').map(({ file }) => file))).toEqual(new Set(['boot.scr.uimg', 'dtb']))
   expect(server.eventsOf('machineReported'), 'nothing failed on the way').toEqual([])
+  // Both times it was said that a Linux with its root there would not find it.
+  expect(server.eventsOf('rootUndescribed')).toHaveLength(2)
 })

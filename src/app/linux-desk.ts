@@ -59,6 +59,7 @@ const initramfsFile = (index: number): string => `initramfs-${index}`
 export class LinuxDesk {
   readonly #parts: LinuxDeskParts
   readonly #starts = new Map<Mac, LinuxStart>()
+  readonly #looking = new Map<Mac, Promise<FoundKernel>>()
   readonly #judged = new Map<string, InitramfsLogin>()
   /** One initramfs at a time is unpacked: it may take half a gigabyte. */
   #turn: Promise<unknown> = Promise.resolve()
@@ -67,8 +68,16 @@ export class LinuxDesk {
     this.#parts = parts
   }
 
-  /** Looks at the machine's disk as it is now. @throws {OperationError} the disk cannot be opened or read */
-  async find(mac: Mac): Promise<FoundKernel> {
+  /** Looks at the machine's disk as it is now; who asks while it is being looked at gets the same answer. @throws {OperationError} the disk cannot be opened or read */
+  find(mac: Mac): Promise<FoundKernel> {
+    const looking = this.#looking.get(mac)
+    if (looking !== undefined) return looking
+    const found = this.#find(mac).finally(() => this.#looking.delete(mac))
+    this.#looking.set(mac, found)
+    return found
+  }
+
+  async #find(mac: Mac): Promise<FoundKernel> {
     const found = await findLinuxStart(await openDisk(await this.#parts.openDisk(mac)))
     if (found.kind === 'missing') return { kind: 'none', why: 'unreadable', detail: found.why }
     const { start } = found
@@ -140,8 +149,8 @@ export class LinuxDesk {
       const { hash, unpacker } = this.#parts
       const archives: Uint8Array[] = []
       const digests: Uint8Array[] = []
+      if (initramfs.reduce((sum, { source }) => sum + source.sizeBytes, 0) > initramfsBytesMax) return 'unknown'
       for (const { source } of initramfs) {
-        if (source.sizeBytes > initramfsBytesMax) return 'unknown'
         const archive = new Uint8Array(source.sizeBytes)
         let at = 0
         for await (const chunk of chunksOf(source)) {

@@ -96,6 +96,11 @@ describe('the script', () => {
     // A kernel that is left over would be started by the next script's `boot`.
     expect(done.ran.filter((line) => line === 'imgfree')).toHaveLength(2)
   })
+  test('what a person typed, and what a script before left, is cleared', () => {
+    for (const name of ['username', 'password', 'reverse-username', 'reverse-password']) {
+      expect(source).toContain(`clear ${name} ||`)
+    }
+  })
   test('a server that is gone is waited for, then the firmware goes on', () => {
     const done = run(source, (command) => (command === 'echo' || command === 'sleep' ? works : fails))
     expect(done.ran.filter((line) => line.startsWith('chain'))).toHaveLength(diskPausesSeconds.length + 1)

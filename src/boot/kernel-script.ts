@@ -78,6 +78,8 @@ export function kernelScript(facts: KernelScriptFacts): Script {
     comment(`Slipway: boot ${facts.bootId} of ${plain(mac)}`),
     line(echo('')),
     line(echo(`Slipway: ${plain(mac)} starts the kernel of ${plainText(facts.image)} from ${facts.address}`)),
+    // Settings outlive a script: what somebody typed to sign in, and secrets of a script before.
+    ...['username', 'password', 'reverse-username', 'reverse-password'].map((name) => line(clear(name), whatever)),
     line(set('slipway-firmware', 'by-', setting(firmwareVendor))),
     line(clear(quirks), whatever),
     ...(facts.isPc

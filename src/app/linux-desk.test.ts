@@ -12,6 +12,7 @@ import { cpioArchive } from '../boot/cpio.ts'
 import { sourceOfBytes } from '../disk/source.ts'
 import type { BootCredentials } from '../fleet/credentials.ts'
 import { Fleet } from '../fleet/fleet.ts'
+import type { TransportPolicy } from '../fleet/machine.ts'
 import { namingAuthorityDefault } from '../fleet/names.ts'
 import { MemoryFleetStore } from '../fleet/store.ts'
 import { systemClock } from '../host/clock.ts'
@@ -19,6 +20,7 @@ import { systemHash } from '../host/hash.ts'
 import { systemRandom } from '../host/random.ts'
 import { systemUnpacker } from '../host/unpack.ts'
 import type { HttpAnswer } from '../http/policy.ts'
+import type { ChapMode } from './config.ts'
 import { LinuxDesk } from './linux-desk.ts'
 
 const mac = '52:54:00:77:00:10'
@@ -53,9 +55,14 @@ const good = diskWith('good', { 'boot/grub/grub.cfg': menu('root=LABEL=r ro'), k
 
 type Rig = { readonly desk: LinuxDesk; readonly fleet: Fleet; readonly unpacked: () => number }
 
-function rig(disk: Uint8Array, store = new MemoryFleetStore(), chap: 'mutual' | 'one-way' | 'none' = 'mutual'): Rig {
+function rig(
+  disk: Uint8Array,
+  store = new MemoryFleetStore(),
+  chap: ChapMode = 'mutual',
+  transport: TransportPolicy = 'auto',
+): Rig {
   const assignment = { image: 'lab', version: undefined, clonePolicy: undefined }
-  const terms = { policy: 'all', namingAuthority: namingAuthorityDefault, assignment, transport: 'auto' } as const
+  const terms = { policy: 'all', namingAuthority: namingAuthorityDefault, assignment, transport } as const
   const fleet = new Fleet(terms, store, (bytes) => systemRandom.bytes(bytes))
   let count = 0
   const desk = new LinuxDesk({
@@ -77,12 +84,18 @@ function rig(disk: Uint8Array, store = new MemoryFleetStore(), chap: 'mutual' | 
 
 const offer = ({ fleet }: Rig): BootCredentials => fleet.offerCredentials(mac, systemClock.wallMs())
 
-async function fetched({ desk }: Rig, file: string, login?: string, of = mac): Promise<number | Buffer> {
+async function fetched(
+  { desk }: Rig,
+  file: string,
+  login?: string,
+  of = mac,
+  secure = false,
+): Promise<number | Buffer> {
   const headers = new Map(login === undefined ? [] : [['authorization', `Basic ${btoa(login)}`]])
   const answer: HttpAnswer = await desk.serve(of, file, {
     from: { address: '192.0.2.9', port: 1 },
     local: { address: '192.0.2.1', port: 80 },
-    secure: false,
+    secure,
     method: 'GET',
     path: '',
     query: new Map(),
@@ -147,6 +160,14 @@ describe('what a boot fetches', () => {
     expect(await fetched(it, 'settings', loginOf(it, third)), 'a later script').toBeInstanceOf(Buffer)
     it.fleet.release(mac)
     expect(await fetched(it, 'settings', loginOf(it, third))).toBe(404)
+  })
+
+  test('goes to a machine whose transport is strict by TLS and not otherwise', async () => {
+    const it = rig(good, undefined, 'mutual', 'strict')
+    it.fleet.meet({ mac, uuid: undefined, serial: undefined }, systemClock.wallMs())
+    const login = loginOf(it, offer(it))
+    expect(await fetched(it, 'settings', login)).toBe(404)
+    expect(await fetched(it, 'settings', login, mac, true)).toBeInstanceOf(Buffer)
   })
 
   test('is there after a restart of Slipway', async () => {

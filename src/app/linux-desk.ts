@@ -114,6 +114,8 @@ export class LinuxDesk {
     // iPXE sends what is in the address when it is asked for it.
     if (shown === undefined) return askForKey
     const { clock, fleet } = this.#parts
+    const machine = fleet.machine(mac)
+    if (machine !== undefined && !request.secure && fleet.transportOf(machine) === 'strict') return nothing
     const boot = fleet.offeredBoot(mac, shown.name, clock.wallMs())
     if (boot === undefined || !secretsEqual(shown.password, this.keyOf(boot))) return nothing
     if (file === settingsFile) return answerOf(bytesFile(this.#settingsOf(boot, request.local.address)))

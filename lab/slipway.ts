@@ -12,8 +12,8 @@ import { type LabNetwork, lab } from './namespace.ts'
 export type SlipwayOptions = {
   readonly network: LabNetwork
   readonly imagePath: string
-  /** Slipway's own DHCP, or a proxy beside the one that is there. */
-  readonly dhcp: 'own' | 'proxy'
+  /** Slipway's own DHCP, a proxy beside the one that is there, or that one alone. */
+  readonly dhcp: 'own' | 'proxy' | 'off'
   readonly admit: 'ask' | 'all' | 'none'
   readonly chap?: ChapMode
   /** `slipway` commands on its state before it starts: ['ca', 'import', CERT, KEY]. */
@@ -31,17 +31,19 @@ type EventOf<K extends EventKind> = Extract<BootEvent, { readonly kind: K }>
 const command = resolve(import.meta.dirname, '..', 'bin', 'slipway')
 const readyWithinMs = 15_000
 /** One of each has to be ready before a machine is switched on. */
-const services = ['dhcp', 'tftp', 'http', 'iscsi']
+const services = ['tftp', 'http', 'iscsi']
 
 export class SlipwayServer {
   readonly #folder: string
   readonly #state: string
   readonly #start: () => Child
+  readonly #services: readonly string[]
   readonly #events: BootEvent[] = []
   readonly #listeners = new Set<(event: BootEvent) => void>()
   #child: Child
 
-  private constructor(folder: string, state: string, start: () => Child) {
+  private constructor(folder: string, state: string, services: readonly string[], start: () => Child) {
+    this.#services = services
     this.#folder = folder
     this.#state = state
     this.#start = start
@@ -60,12 +62,13 @@ export class SlipwayServer {
     const range = `${lab.firstLease}-${lab.lastLease}`
     const line = [
       ...[command, 'up', options.imagePath],
-      ...['--interface', lab.interfaceName, '--dhcp', options.dhcp === 'own' ? range : 'proxy'],
+      ...['--interface', lab.interfaceName, '--dhcp', options.dhcp === 'own' ? range : options.dhcp],
       ...['--admit', options.admit, '--state', state, '--config', config, '--json-events'],
     ]
     const { logPath } = options
     const logged = logPath === undefined ? line : ['sh', '-c', 'exec "$@" 2>>"$0"', logPath, ...line, '--verbose']
-    const server = new SlipwayServer(folder, state, () => options.network.start(logged, { name: 'slipway' }))
+    const wanted = options.dhcp === 'off' ? services : ['dhcp', ...services]
+    const server = new SlipwayServer(folder, state, wanted, () => options.network.start(logged, { name: 'slipway' }))
     try {
       await server.#becomesReady(0)
       return server
@@ -101,7 +104,7 @@ export class SlipwayServer {
 
   /** `seen`: events of an earlier life. */
   async #becomesReady(seen: number): Promise<void> {
-    for (const service of services) {
+    for (const service of this.#services) {
       await this.waitFor('serviceReady', readyWithinMs, (event) => {
         return event.service.toLowerCase().startsWith(service) && this.#events.indexOf(event) >= seen
       })

@@ -7,6 +7,8 @@ import { type LabNetwork, lab } from '../namespace.ts'
 export type DnsmasqRole =
   /** Hands out addresses and says nothing of booting: the network that a proxyDHCP joins. */
   | { readonly kind: 'addressesOnly' }
+  /** Addresses, and the script's URL for an iPXE that was started from a disk of its own. */
+  | { readonly kind: 'namesScript'; readonly scriptUrl: string }
   /** Addresses, loaders by TFTP, and the script's URL for iPXE. */
   | { readonly kind: 'everything'; readonly tftpFolder: string; readonly scriptUrl: string }
 
@@ -26,7 +28,7 @@ export async function startDnsmasq(network: LabNetwork, folder: string, role: Dn
     `dhcp-leasefile=${join(folder, 'dnsmasq.leases')}`,
     `dhcp-range=${lab.firstLease},${lab.lastLease},${lab.netmask},1h`,
     'dhcp-authoritative',
-    ...(role.kind === 'addressesOnly' ? [] : bootLines(role)),
+    ...bootLines(role),
   ]
   await writeFile(configFile, `${lines.join('\n')}\n`)
   const child = network.start(['dnsmasq', `--conf-file=${configFile}`], { name: 'dnsmasq' })
@@ -34,13 +36,15 @@ export async function startDnsmasq(network: LabNetwork, folder: string, role: Dn
   return child
 }
 
-function bootLines(role: { readonly tftpFolder: string; readonly scriptUrl: string }): string[] {
+function bootLines(role: DnsmasqRole): string[] {
+  if (role.kind === 'addressesOnly') return []
+  const script = ['dhcp-userclass=set:ipxe,iPXE', `dhcp-boot=tag:ipxe,${role.scriptUrl}`]
+  if (role.kind === 'namesScript') return script
   return [
     'enable-tftp',
     `tftp-root=${role.tftpFolder}`,
-    'dhcp-userclass=set:ipxe,iPXE',
+    ...script,
     'dhcp-match=set:efi,option:client-arch,7',
-    `dhcp-boot=tag:ipxe,${role.scriptUrl}`,
     'dhcp-boot=tag:!ipxe,tag:efi,snponly.efi',
     'dhcp-boot=tag:!ipxe,tag:!efi,undionly.kpxe',
   ]

@@ -90,10 +90,17 @@ test("with a machine's certificate it builds for that machine alone, and says th
     const words = [join(folder, 'ipxe'), 'bin-x86_64-efi/snp.efi']
     const said = execFileSync(join(folder, 'kit/build'), words, { env, encoding: 'utf8' })
     const told = readFileSync(join(folder, 'ipxe/src/told'), 'utf8')
+    expect(told).not.toMatch(/^(CROSS|HOST_CFLAGS)=/m)
     expect(told).toContain(`CERT=${folder}/machine/machine.crt,${folder}/kit/ca.crt\n`)
     expect(told).toContain(`PRIVKEY=${folder}/machine/machine.key\n`)
     expect(told).toContain(`TRUST=${folder}/kit/ca.crt\n`)
+    expect(told).toContain('NO_WERROR=1\n')
     expect(readdirSync(join(folder, 'machine'))).toContain('bin-x86_64-efi-snp.efi')
+    // For another processor, on this one: its own compiler is told nothing of that.
+    const forArm64 = { ...env, CROSS: 'aarch64-linux-gnu-' }
+    execFileSync(join(folder, 'kit/build'), words, { env: forArm64, encoding: 'utf8' })
+    const toldThen = readFileSync(join(folder, 'ipxe/src/told'), 'utf8')
+    expect(toldThen).toMatch(/^CROSS=aarch64-linux-gnu-\nHOST_CFLAGS=-O2 -g\n/m)
     expect(said).toMatch(/hold the key of one machine[^\n]*\n[^\n]*can be read by whoever asks/)
   } finally {
     rmSync(folder, { recursive: true, force: true })

@@ -11,22 +11,23 @@ export const builds = {
   ubootArm64: 'bin-arm64-efi-snp.efi',
 } as const
 
+export const pathOf = (file: string): string => join(folder, file)
+
 /** What a person types who has such builds: `loaders add` for each, as they are. */
-const addAll: readonly (readonly string[])[] = Object.values(builds).map((file) => [
-  'loaders',
-  'add',
-  join(folder, file),
-])
+const addAll: readonly (readonly string[])[] = Object.values(builds).map((file) => ['loaders', 'add', pathOf(file)])
 
 /** The authority whose certificate is in the builds is this site's. */
-export const importAuthority: readonly string[] = ['ca', 'import', join(folder, 'ca.crt'), join(folder, 'ca.key')]
+export const importAuthority: readonly string[] = ['ca', 'import', pathOf('ca.crt'), pathOf('ca.key')]
 
 /** HTTPS is up when it resolves. */
 export async function rigWithBuilds(
-  options: Pick<RigOptions, 'variant' | 'prepare' | 'config'> & { readonly before?: readonly (readonly string[])[] },
+  options: Pick<RigOptions, 'variant' | 'prepare' | 'config'> & {
+    readonly dhcp?: 'own' | 'off'
+    readonly before?: readonly (readonly string[])[]
+  },
 ): Promise<Rig> {
   const before = [...(options.before ?? [importAuthority]), ...addAll]
-  const made = await rig({ ...options, dhcp: 'own', admit: 'all', chap: 'mutual', before })
+  const made = await rig({ dhcp: 'own', ...options, admit: 'all', chap: 'mutual', before })
   await made.server.waitFor('serviceReady', 60_000, ({ service }) => service === 'https')
   return made
 }

@@ -172,6 +172,23 @@ describe('meeting', () => {
     expect(one.machine('02:00:00:00:00:00')).toBeUndefined()
   })
 
+  test('with all, such a flood neither ends the boot of a machine that is up nor fills the store', () => {
+    const one = fleet({ policy: 'all' })
+    const boots: string[] = []
+    for (let i = 0; i <= undecidedMachinesMax; i++) {
+      const invented = parseMac(`02${i.toString(16).padStart(10, '0')}`) ?? ''
+      const { standing, changed } = one.meet({ mac: invented, uuid: undefined, serial: undefined }, i)
+      const isLast = i === undecidedMachinesMax
+      expect({ standing, changed }).toEqual({ standing: isLast ? 'held' : 'admitted', changed: !isLast })
+      if (isLast) break
+      const { bootId, initiator } = one.offerCredentials(invented, i)
+      one.credentialsUsed(invented, initiator.user)
+      boots.push(bootId)
+    }
+    expect(one.machines()).toHaveLength(undecidedMachinesMax)
+    expect(one.endOf('02:00:00:00:00:00', boots[0] ?? '')).toBeUndefined()
+  })
+
   test('what another process decided meanwhile is not overwritten', () => {
     const store = new MemoryFleetStore()
     const racing = new Fleet(

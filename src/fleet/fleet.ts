@@ -63,8 +63,10 @@ export class Fleet {
     const encounter = meet(policy, known, identity, nowMs)
     // With `none` a stranger is nobody's business: not even remembered, so that a big network does not fill the store.
     if (known === undefined && encounter.standing === 'refused') return { ...encounter, notices: [], changed: false }
-    if (known === undefined && this.#store.undecidedCount() >= undecidedMachinesMax)
-      this.#store.removeStalestUndecided()
+    if (known === undefined && this.#store.undecidedCount() >= undecidedMachinesMax) {
+      // Nobody makes room who is up or has been given something: then the newcomer waits, and nothing is remembered of it.
+      if (!this.#store.removeStalestStranger()) return { ...encounter, standing: 'held', notices: [], changed: false }
+    }
     if (!encounter.changed) return encounter
     // Met again inside the change: a person may have decided about it meanwhile.
     const machine = this.#store.changeMachine(identity.mac, (now) => meet(policy, now, identity, nowMs).machine)

@@ -16,8 +16,11 @@ export interface FleetStore {
   removeMachine(mac: Mac): void
   /** How many machines are undecided. */
   undecidedCount(): number
-  /** Removes the undecided machine that was seen longest ago. */
-  removeStalestUndecided(): void
+  /**
+   * Removes the machine seen longest ago of those that nobody has decided about, named, given a disk or made a certificate for, and that
+   * have no boot under way. False if there is none.
+   */
+  removeStalestStranger(): boolean
   /** An empty ring for a machine without credentials. */
   credentials(mac: Mac): CredentialRing
   /**
@@ -67,12 +70,18 @@ export class MemoryFleetStore implements FleetStore {
     return this.#undecided().length
   }
 
-  removeStalestUndecided(): void {
-    const stalest = this.#undecided().reduce<Machine | undefined>(
+  removeStalestStranger(): boolean {
+    const strangers = this.#undecided().filter(
+      ({ mac, name, assignment }) =>
+        name === undefined && assignment === undefined && this.credentials(mac).active === undefined,
+    )
+    const stalest = strangers.reduce<Machine | undefined>(
       (oldest, machine) => (oldest === undefined || machine.lastSeenMs < oldest.lastSeenMs ? machine : oldest),
       undefined,
     )
-    if (stalest !== undefined) this.removeMachine(stalest.mac)
+    if (stalest === undefined) return false
+    this.removeMachine(stalest.mac)
+    return true
   }
 
   credentials(mac: Mac): CredentialRing {

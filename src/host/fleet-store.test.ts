@@ -63,14 +63,14 @@ test('an address on the storage VLAN is kept across a restart, and goes with the
   after.close()
 })
 
-test('the undecided machine seen longest ago makes room, and a change that fails changes nothing', () => {
+test('the stranger seen longest ago makes room, and a change that fails changes nothing', () => {
   const store = openFleetStore(join(folder, 'b.db'))
   for (let i = 1; i <= 3; i++) {
     const seen = { mac: `52:54:00:00:00:0${i}`, uuid: undefined, serial: undefined }
     store.changeMachine(seen.mac, () => stranger(seen, 10_000 - i))
   }
   expect(store.undecidedCount()).toBe(3)
-  store.removeStalestUndecided()
+  expect(store.removeStalestStranger()).toBe(true)
   expect(store.machines().map((machine) => machine.mac)).toEqual(['52:54:00:00:00:01', '52:54:00:00:00:02'])
   expect(() =>
     store.changeMachine('52:54:00:00:00:01', () => {
@@ -78,6 +78,33 @@ test('the undecided machine seen longest ago makes room, and a change that fails
     }),
   ).toThrow('no')
   expect(store.machines()).toHaveLength(2)
+  store.close()
+})
+
+test('nobody makes room who is up, has a name, a disk of its own, or a certificate', () => {
+  const store = openFleetStore(join(folder, 'd.db'))
+  const terms = { policy: 'all', namingAuthority: namingAuthorityDefault, assignment, transport: 'auto' } as const
+  const fleet = new Fleet(terms, store, (bytes) => systemRandom.bytes(bytes))
+  const macs = ['up', 'booting', 'named', 'assigned', 'certified', 'stranger'].map((what, index) => {
+    const seen = { mac: `52:54:00:00:01:0${index}`, uuid: undefined, serial: undefined }
+    fleet.meet(seen, index)
+    return [what, seen.mac] as const
+  })
+  const macOf = Object.fromEntries(macs)
+  const nowMs = 100
+  fleet.credentialsUsed(macOf['up'] ?? '', fleet.offerCredentials(macOf['up'] ?? '', nowMs).initiator.user)
+  fleet.offerCredentials(macOf['booting'] ?? '', nowMs)
+  store.changeMachine(macOf['named'] ?? '', (machine) => ({
+    ...(machine ?? stranger({ mac, uuid: undefined, serial: undefined }, 1)),
+    name: 'rack1',
+  }))
+  fleet.assign(macOf['assigned'] ?? '', assignment, nowMs)
+  const certificate = { fingerprint: 'f', serial: '1', issuedMs: 1, notAfterMs: 2, revokedMs: undefined }
+  store.proofs.putCertificate({ ...certificate, mac: macOf['certified'] ?? '' })
+  for (let i = 0; store.removeStalestStranger(); i++) expect(i).toBeLessThan(macs.length)
+  const kept = store.machines().map((machine) => macs.find((each) => each[1] === machine.mac)?.[0])
+  expect(kept).toEqual(['up', 'named', 'assigned', 'certified'])
+  expect(store.credentials(macOf['up'] ?? '').active).toBeDefined()
   store.close()
 })
 

@@ -69,6 +69,7 @@ class SqliteFleetStore implements OpenFleetStore {
   readonly #selectRing: StatementSync
   readonly #putMachine: StatementSync
   readonly #putRing: StatementSync
+  readonly #selectStalestStranger: StatementSync
   readonly #dataVersion: StatementSync
 
   constructor(database: DatabaseSync) {
@@ -79,6 +80,13 @@ class SqliteFleetStore implements OpenFleetStore {
       `INSERT OR REPLACE INTO machine (${machineColumns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
     )
     this.#putRing = database.prepare('INSERT OR REPLACE INTO credentials (mac, ring) VALUES (?, ?)')
+    this.#selectStalestStranger = database.prepare(
+      `SELECT mac FROM machine LEFT JOIN credentials USING (mac)
+       WHERE decision = 'undecided' AND name IS NULL AND assignment IS NULL
+         AND json_extract(ring, '$.active') IS NULL
+         AND NOT EXISTS (SELECT 1 FROM certificate WHERE certificate.mac = machine.mac)
+       ORDER BY last_seen_ms LIMIT 1`,
+    )
     this.proofs = createProofStore(database)
     this.#dataVersion = database.prepare('PRAGMA data_version')
   }
@@ -128,11 +136,11 @@ class SqliteFleetStore implements OpenFleetStore {
     return Number(row?.['n'])
   }
 
-  removeStalestUndecided(): void {
-    const row = this.#database
-      .prepare("SELECT mac FROM machine WHERE decision = 'undecided' ORDER BY last_seen_ms LIMIT 1")
-      .get()
-    if (row !== undefined) this.removeMachine(String(row['mac']))
+  removeStalestStranger(): boolean {
+    const row = this.#selectStalestStranger.get()
+    if (row === undefined) return false
+    this.removeMachine(String(row['mac']))
+    return true
   }
 
   credentials(mac: string): CredentialRing {

@@ -179,7 +179,8 @@ export class Connection implements TcpHandler, LoginConnection, SessionHost {
   sessionEnded(session: Session, end: SessionEnd): void {
     const { registry, events } = this.#host
     registry.remove(session)
-    session.deviceServer?.detach(session.nexus)
+    // A reservation must not end before the writes that it protects.
+    session.whenQuiet(() => session.deviceServer?.detach(session.nexus))
     const { identity, commandCount, readBytes, writtenBytes } = session
     events({ kind: 'sessionClosed', session: identity, end, commandCount, readBytes, writtenBytes })
   }

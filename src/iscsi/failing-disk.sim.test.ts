@@ -178,17 +178,80 @@ test('what is not done when the time is over is never acknowledged, and the stop
   await world.wait(stopping)
 })
 
-test('a logout while writes are under way: they are not acknowledged behind it, and the next login waits for them', async () => {
+test('a stop waits also for the writes of a connection that was lost before it', async () => {
+  const { disk, world, session } = await serve()
+  disk.isHolding = true
+  session.command({ cdb: write10(3, 1), write: block(9) }).catch(() => {})
+  await world.pass(50)
+  session.destroy()
+  await world.pass(50)
+  expect(world.target.sessions()).toEqual([])
+  const resolved: string[] = []
+  const drained = world.target.drained(() => true).then(() => resolved.push('drained'))
+  await world.target.drained(({ targetName }) => targetName === 'another')
+  const stopping = world.target.close(1_000).then(() => resolved.push('closed'))
+  await world.pass(10_000)
+  expect(resolved).toEqual([])
+  disk.release()
+  await world.wait(Promise.all([drained, stopping]))
+})
+
+test('a logout is answered when writes under way have ended: none lands on what the next system writes', async () => {
   const { disk, world, session } = await serve()
   disk.isHolding = true
   const lost = session.command({ cdb: write10(1, 1), write: block(1) })
   const ends = Promise.allSettled([lost])
   await world.pass(50)
-  await world.wait(session.logout())
+  let isOut = false
+  const leaving = session.logout().then(() => {
+    isOut = true
+  })
+  await world.pass(1_000)
+  expect(isOut).toBe(false)
+  expect(world.target.sessions()).toHaveLength(1)
+  disk.release()
+  await world.wait(leaving)
   await world.wait(session.closed)
+  // They are not acknowledged behind it.
   expect((await ends)[0]?.status).toBe('rejected')
+  const next = await world.login({ isid: '400027239999' })
+  expect(await outcome(world, next.command({ cdb: testUnitReady }))).toBe('2: 06/2900')
+  expect(await outcome(world, next.command({ cdb: write10(1, 1), write: block(2) }))).toBe('good')
+  await world.pass(1_000)
+  expect((await world.wait(next.command({ cdb: read10(1, 1), readBytes: 512 }))).data).toEqual(block(2))
+})
+
+test('a machine that breaks off before its logout is answered gives up its place when its writes have ended', async () => {
+  const { disk, world, session } = await serve()
+  disk.isHolding = true
+  const isid = world.target.sessions()[0]?.isid ?? ''
+  session.command({ cdb: write10(1, 1), write: block(1) }).catch(() => {})
+  session.logout().catch(() => {})
+  await world.pass(50)
+  session.destroy()
+  await world.pass(50)
+  const again = world.login({ isid })
+  await world.pass(1_000)
+  expect(world.target.sessions()).toEqual([])
+  disk.release()
+  await again
+  expect(world.target.sessions()).toHaveLength(1)
+})
+
+test('RESERVE(6) of a lost session holds until its writes have ended', async () => {
+  const { disk, world, session } = await serve()
+  const reserve = Uint8Array.of(0x16, 0, 0, 0, 0, 0)
+  expect(await outcome(world, session.command({ cdb: reserve }))).toBe('good')
+  disk.isHolding = true
+  session.command({ cdb: write10(1, 1), write: block(1) }).catch(() => {})
+  await world.pass(50)
+  session.destroy()
+  await world.pass(50)
+  const other = await world.login({ isid: '400027239999' })
+  const write = (): Promise<string> => outcome(world, other.command({ cdb: write10(1, 1), write: block(2) }))
+  await outcome(world, other.command({ cdb: testUnitReady }))
+  expect(await write()).toContain('24')
   disk.release()
   await world.pass(10)
-  const again = await world.login()
-  expect(await outcome(world, again.command({ cdb: testUnitReady }))).toBe('2: 06/2900')
+  expect(await write()).toBe('good')
 })

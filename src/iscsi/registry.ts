@@ -86,6 +86,12 @@ export class SessionRegistry {
     else first.whenQuiet(() => this.whenDrained(key, then))
   }
 
+  /** Resolves when no command of an ended session that `choose` names executes any more. */
+  async drained(choose: (session: Session) => boolean): Promise<void> {
+    const draining = [...this.#draining.values()].flatMap((sessions) => [...sessions].filter(choose))
+    await Promise.all(draining.map((session) => new Promise<void>((quiet) => session.whenQuiet(quiet))))
+  }
+
   #drain(key: string, session: Session): void {
     const draining = this.#draining.get(key) ?? new Set()
     draining.add(session)

@@ -11,7 +11,6 @@ import { connectionsMax, lingerMs, loginWithinMs, pendingLoginsMax, pingAfterMs,
 import type { IscsiEvents, SessionIdentity, TargetDirectory } from './policy.ts'
 import { SessionRegistry } from './registry.ts'
 import { SendMemory } from './send-memory.ts'
-import type { Session } from './session.ts'
 
 export interface IscsiTargetOptions {
   readonly network: TcpNetwork
@@ -28,6 +27,11 @@ export interface IscsiTarget {
   sessions(): readonly SessionIdentity[]
   /** Ends sessions: their machine is no longer admitted, their target is no longer there. Returns how many. */
   drop(choose: (session: SessionIdentity) => boolean): number
+  /**
+   * Resolves when nothing of the sessions that have ended by now, of those that `choose` names, executes any more. Until then
+   * their disk may still be written to: it must neither be closed nor given to anybody else.
+   */
+  drained(choose: (session: SessionIdentity) => boolean): Promise<void>
   /**
    * Stops accepting, asks every initiator to log out, ends what is left after `graceMs`. Resolves when no command
    * executes any more; flushing is the block device's.
@@ -83,14 +87,17 @@ class Target implements IscsiTarget, ConnectionHost {
     return chosen.length
   }
 
+  drained(choose: (session: SessionIdentity) => boolean): Promise<void> {
+    return this.registry.drained(({ identity }) => choose(identity))
+  }
+
   async close(graceMs: number): Promise<void> {
     await Promise.all(this.#listeners.map((listener) => listener.close()))
     for (const connection of this.#pending) connection.giveUp()
-    const sessions = this.registry.all()
-    for (const session of sessions) session.requestLogout(Math.ceil(graceMs / 1_000))
+    for (const session of this.registry.all()) session.requestLogout(Math.ceil(graceMs / 1_000))
     if (this.#connections.size > 0) await this.#untilEmpty(graceMs)
     for (const session of this.registry.all()) session.close('shutdown')
-    await Promise.all(sessions.map((session: Session) => new Promise<void>((quiet) => session.whenQuiet(quiet))))
+    await this.registry.drained(() => true)
     if (this.#connections.size > 0) await this.#untilEmpty(lingerMs)
     for (const connection of this.#connections) connection.destroy()
     this.#sweep?.cancel()

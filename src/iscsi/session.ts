@@ -423,9 +423,17 @@ export class Session implements InputHost, TaskOwner, TextHost, ManagedSession {
       this.reject(rejectReason.invalidPduField, 'logout for no known reason', headerAgain(pdu, 0))
     } else {
       // With one connection, closing it is closing the session. §11.14.
-      answer(logoutResponse.success)
-      this.finish('logout')
-      this.#host.hangUp()
+      this.#host.reader.stop()
+      this.window.clear()
+      this.abort(() => true)
+      // iPXE logs out and the system that it started logs in under another ISID: what this session still writes must not
+      // land on what that one has written.
+      this.whenQuiet(() => {
+        if (this.#over) return
+        answer(logoutResponse.success)
+        this.finish('logout')
+        this.#host.hangUp()
+      })
     }
   }
 

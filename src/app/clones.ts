@@ -9,7 +9,7 @@ import { createClone } from '../block/qcow2/create.ts'
 import { type BackingResolver, openQcow2, readHeader } from '../block/qcow2/open.ts'
 import { nodeCompression } from '../host/compression.ts'
 import { kindOf, makeDirectory, takenBytesNow } from '../host/directory.ts'
-import { openFile } from '../host/file.ts'
+import { openFile, openFileAlone } from '../host/file.ts'
 import { type FileLock, lockFile } from '../host/lock.ts'
 import { dirname, join, resolve } from '../host/path.ts'
 import { openReservationFile } from '../host/reservation-file.ts'
@@ -119,13 +119,13 @@ export class Clones {
       isFresh = (await kindOf(path)) === undefined
       if (isFresh) await removeClone(path)
       const golden = await this.#shelf.open(image.path)
-      await (await openOrMake(path, { ...golden, path: image.backingName })).close()
+      const made = await openOrMake(path, { ...golden, path: image.backingName }).catch((error: unknown) => {
+        throw error instanceof OperationError && error.code === 'fileBusy' ? cloneBusy(error.message) : error
+      })
+      await made.close()
     }
     const lock = lockFile(path, 'mustBeThere')
-    if (lock === undefined) {
-      const hint = 'Wait until that is done; the machine tries again by itself.'
-      throw new OperationError('cloneBusy', `${path} is in use by another slipway command`, hint)
-    }
+    if (lock === undefined) throw cloneBusy(`${path} is in use by another slipway command`)
     const file = await openFile(path, readOnly ? 'readOnly' : 'readWrite')
     let recording: TraceRecording | undefined
     try {
@@ -154,9 +154,13 @@ export class Clones {
   }
 }
 
+function cloneBusy(message: string): OperationError {
+  return new OperationError('cloneBusy', message, 'Wait until that is done; the machine tries again by itself.')
+}
+
 /**
  * A clone kept in a file of its own, made if there is none.
- * @throws {OperationError} cloneOfAnother: the file is a clone of another image; what opening qcow2 throws
+ * @throws {OperationError} fileBusy: somebody writes to it; cloneOfAnother: its image is another; what opening qcow2 throws
  */
 export async function openOrMakeClone(path: string, golden: GoldenImage): Promise<BlockDevice> {
   const file = await openOrMake(path, golden)
@@ -170,7 +174,7 @@ export async function openOrMakeClone(path: string, golden: GoldenImage): Promis
 
 async function openOrMake(path: string, golden: GoldenImage): Promise<RandomAccessFile> {
   try {
-    const file = await openFile(path, 'readWrite')
+    const file = await openFileAlone(path, 'readWrite')
     // Killed between making the file and writing its header: nothing was ever in it.
     if (file.sizeBytes() > 0 && (await isWhole(file))) return file
     await writeClone(file, golden)
@@ -178,7 +182,7 @@ async function openOrMake(path: string, golden: GoldenImage): Promise<RandomAcce
   } catch (error) {
     if (!(error instanceof OperationError) || error.code !== 'fileMissing') throw error
   }
-  const file = await openFile(path, 'createNew')
+  const file = await openFileAlone(path, 'createNew')
   await writeClone(file, golden)
   return file
 }

@@ -10,7 +10,7 @@ import { openQcow2, probeFormat } from '../block/qcow2/open.ts'
 import type { RemoteState } from '../block/remote.ts'
 import { systemClock } from '../host/clock.ts'
 import { nodeCompression } from '../host/compression.ts'
-import { openFile } from '../host/file.ts'
+import { openFileAlone } from '../host/file.ts'
 import { systemHash } from '../host/hash.ts'
 import { systemRandom } from '../host/random.ts'
 import { openReservationFile } from '../host/reservation-file.ts'
@@ -166,7 +166,7 @@ async function openDevice(
 }
 
 async function openInPlace(path: string, blockBytes: 512 | 4096): Promise<BlockDevice> {
-  const file = await openFile(path, 'readWrite')
+  const file = await openFileAlone(path, 'readWrite')
   try {
     if ((await probeFormat(file)) === 'raw') return await openRawDevice(file, { blockBytes })
     return await openQcow2(file, { compression: nodeCompression, backing: besideIt })

@@ -11,6 +11,7 @@ import { performance } from 'node:perf_hooks'
 import { assert } from '../base/assert.ts'
 import { OperationError } from '../base/errors.ts'
 import type { FileExtent, RandomAccessFile } from '../ports/file.ts'
+import { lockForWriting } from './file-lock.ts'
 import { errnoOf, nameOfErrno, native } from './native.ts'
 
 /** uio.h RWF_NOWAIT. */
@@ -36,18 +37,39 @@ export type OpenMode = 'readOnly' | 'readWrite' | 'createNew' | 'createOrTruncat
 
 /** @throws {OperationError} fileMissing, fileForbidden, fileExists, notAFile */
 export async function openFile(path: string, mode: OpenMode): Promise<RandomAccessFile> {
+  return fileOf(path, mode, await openHandle(path, mode))
+}
+
+/**
+ * To write to it as the only one who does: it is locked, under whatever names it has, until it is closed.
+ * @throws {OperationError} fileBusy, and what `openFile` throws
+ */
+export async function openFileAlone(path: string, mode: 'readWrite' | 'createNew'): Promise<RandomAccessFile> {
+  const handle = await openHandle(path, mode)
+  try {
+    await lockForWriting(path, handle)
+  } catch (error) {
+    await handle.close()
+    throw error
+  }
+  return fileOf(path, mode, handle)
+}
+
+async function openHandle(path: string, mode: OpenMode): Promise<FileHandle> {
   const flags = {
     readOnly: constants.O_RDONLY,
     readWrite: constants.O_RDWR,
     createNew: constants.O_RDWR | constants.O_CREAT | constants.O_EXCL,
     createOrTruncate: constants.O_RDWR | constants.O_CREAT | constants.O_TRUNC,
   }[mode]
-  let handle: FileHandle
   try {
-    handle = await open(path, flags, 0o600)
+    return await open(path, flags, 0o600)
   } catch (error) {
     throw describeOpen(path, error)
   }
+}
+
+async function fileOf(path: string, mode: OpenMode, handle: FileHandle): Promise<RandomAccessFile> {
   const stat = await handle.stat()
   if (stat.isFile()) return new SystemFile(path, handle, mode === 'readOnly', stat.size)
   if (stat.isBlockDevice()) return new SystemFile(path, handle, mode === 'readOnly', await blockDeviceBytes(stat.rdev))

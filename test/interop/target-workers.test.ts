@@ -4,7 +4,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, linkSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -168,11 +168,14 @@ test('workers whose parent was killed end by themselves', async () => {
 test('what a worker cannot do is said as if there were none, and what makes no sense is refused', async () => {
   const port = freshPort()
   const image = imageOf('g.img')
-  const [missing, many, named, twice] = await Promise.all([
+  const other = join(folder, 'h.img')
+  linkSync(image, other)
+  const [missing, many, named, twice, linked] = await Promise.all([
     run(slipway, ['target', image, join(folder, 'nowhere.img'), '--workers', '2', '--listen', `127.0.0.1:${port}`]),
     run(slipway, ['target', image, '--workers', '2']),
     run(slipway, ['target', image, image, '--name', `${prefix}:x`]),
     run(slipway, ['target', image, image, '--in-place']),
+    run(slipway, ['target', image, other, '--in-place', '--workers', '2', '--listen', `127.0.0.1:${freshPort()}`]),
   ])
   expect(missing.text).toMatch(/nowhere\.img is not there\n {2}Check the path/)
   expect(missing.status).toBe(1)
@@ -180,4 +183,6 @@ test('what a worker cannot do is said as if there were none, and what makes no s
   expect(many.status).toBe(2)
   expect(named.text).toContain('--name is for one image, and there are 2')
   expect(twice.text).toContain('is named twice with --in-place')
+  expect(linked.text).toMatch(/[gh]\.img is in use by process \d+\n {2}Two that write to one disk destroy it/)
+  expect(linked.status).toBe(1)
 })

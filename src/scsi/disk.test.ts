@@ -197,6 +197,29 @@ test('an ordered task waits for those before it, and those after wait for it', a
   expect(ended).toEqual(['head', 'read', 'ordered', 'after'])
 })
 
+test('nothing but the head of the queue passes an ordered task that the device is at', async () => {
+  const device = lateDevice(512 * 100)
+  const initiator = new Initiator(serverOf(device))
+  const ended: string[] = []
+  const start = (name: string, attribute: 'simple' | 'ordered' | 'headOfQueue', value: number): Promise<unknown> => {
+    const dataOut = new Uint8Array(512).fill(value)
+    return initiator.run('2a 00 00000000 00 0001 00', { attribute, dataOut }).then(() => ended.push(name))
+  }
+  const gate = Promise.withResolvers<void>()
+  device.hold = gate.promise
+  const ordered = start('ordered', 'ordered', 1)
+  await new Promise((resolve) => setImmediate(resolve))
+  device.hold = undefined
+  const simple = start('simple', 'simple', 2)
+  await start('head', 'headOfQueue', 3)
+  for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve))
+  expect(ended).toEqual(['head'])
+  gate.resolve()
+  await Promise.all([ordered, simple])
+  expect(ended).toEqual(['head', 'ordered', 'simple'])
+  expect((await initiator.run('28 00 00000000 00 0001 00')).data[0]).toBe(2)
+})
+
 test('a task that is aborted while it waits ends, and touches nothing', async () => {
   const server = serverOf(lateDevice(512 * 100))
   const initiator = new Initiator(server)

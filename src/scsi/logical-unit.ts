@@ -101,6 +101,8 @@ export class LogicalUnit {
   readonly #waiting: Task[] = []
   /** Tasks that did not end at once. */
   readonly #running = new Set<Running>()
+  /** One of these is ordered: then it is the oldest, and only tasks at the head of the queue have passed it. */
+  #orderedRuns = false
   #lendTo: Task | undefined
   readonly #lendPiece = (bytes: Uint8Array): void => {
     this.#lendTo?.lend(bytes)
@@ -193,8 +195,7 @@ export class LogicalUnit {
   // ---- tasks
 
   execute(task: Task): void {
-    // Head of queue passes those that wait; an ordered task waits for all that began before it. SAM-5 §8.6.
-    const waits = this.#waiting.length > 0 || (task.attribute === 'ordered' && this.#running.size > 0)
+    const waits = this.#waiting.length > 0 || this.#mustWait(task)
     if (!waits || task.attribute === 'headOfQueue') {
       this.#run(task)
     } else if (this.#waiting.length < waitingTasksMax) {
@@ -202,6 +203,11 @@ export class LogicalUnit {
     } else {
       task.fail(scsiStatus.taskSetFull, noSense)
     }
+  }
+
+  /** An ordered task waits for all that began before it, and all that come after it wait for its end. SAM-5 §8.6. */
+  #mustWait(task: Task): boolean {
+    return this.#orderedRuns || (task.attribute === 'ordered' && this.#running.size > 0)
   }
 
   /** Logical unit reset, SAM-5 §6.3.3: what initiators set is forgotten. A SANITIZE goes on. */
@@ -293,9 +299,12 @@ export class LogicalUnit {
 
   async #endLater(task: Task, command: Command | undefined, reply: Promise<number>): Promise<void> {
     const running: Running = { task, isPreempted: false, ended: Promise.withResolvers<void>() }
+    const isOrdered = task.attribute === 'ordered'
     this.#running.add(running)
+    if (isOrdered) this.#orderedRuns = true
     const outcome = await settle(reply)
     this.#running.delete(running)
+    if (isOrdered) this.#orderedRuns = false
     if (running.isPreempted) task.fail(scsiStatus.taskAborted, noSense)
     else if (outcome.kind === 'good') task.good(outcome.wanted)
     else this.#end(task, command, outcome.error)
@@ -306,7 +315,7 @@ export class LogicalUnit {
   #runWaiting(): void {
     for (;;) {
       const next = this.#waiting[0]
-      if (next === undefined || (next.attribute === 'ordered' && this.#running.size > 0)) return
+      if (next === undefined || this.#mustWait(next)) return
       this.#waiting.shift()
       // The transport waits for the end of a task that it has aborted, and drops what it says.
       if (next.aborted) next.fail(scsiStatus.taskAborted, noSense)

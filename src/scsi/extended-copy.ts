@@ -9,7 +9,7 @@
 import { putU16, putU32, u16, u24, u32, u64 } from '../wire/big-endian.ts'
 import { type Command, respond } from './command.ts'
 import { parameterList } from './data-out.ts'
-import { readRange, senseOf, shared } from './device-access.ts'
+import { readRange, senseOf } from './device-access.ts'
 import {
   copiesMax,
   copyResultsMax,
@@ -144,7 +144,7 @@ async function extendedCopy(unit: LogicalUnit, task: Task, from: NexusRecord): P
   unit.copiesRunning++
   try {
     for (const segment of segments) {
-      await copySegment(segment, result)
+      await copySegment(segment, task, from, result)
       result.segments++
     }
     result.status = 'done'
@@ -202,7 +202,7 @@ function parseList(unit: LogicalUnit, list: Uint8Array, from: NexusRecord): Segm
     segments.push(parseSegment(list, at, targets))
     at += segmentBytes
   }
-  for (const { destination } of segments) checkDestination(destination, from)
+  for (const segment of segments) checkAccess(segment, from)
   return segments
 }
 
@@ -244,12 +244,16 @@ function parseSegment(list: Uint8Array, at: number, targets: readonly (LogicalUn
   return segment
 }
 
-/** The copy manager may not write where its initiator may not. §5.17.3. */
-function checkDestination(destination: LogicalUnit, from: NexusRecord): void {
+/** The copy manager may not read and write where its initiator may not. §5.17.3. */
+function checkAccess({ source, destination }: Segment, from: NexusRecord): void {
   const protection = destination.writeProtection
   if (protection !== undefined) throw new CheckCondition(protection)
-  const isReserved = destination.reservations.conflicts(from.nexus, from.port, 'write')
-  if (isReserved || destination.notReady !== undefined) throw new CheckCondition(condition.copyTargetUnreachable)
+  const isReserved =
+    source.reservations.conflicts(from.nexus, from.port, 'read') ||
+    destination.reservations.conflicts(from.nexus, from.port, 'write')
+  if (isReserved || source.notReady !== undefined || destination.notReady !== undefined) {
+    throw new CheckCondition(condition.copyTargetUnreachable)
+  }
 }
 
 function unsupported(
@@ -259,17 +263,42 @@ function unsupported(
   return new CheckCondition(what, { field: { where: 'parameters', byte: at } })
 }
 
-async function copySegment(segment: Segment, result: CopyResult): Promise<void> {
-  const { source, destination } = segment
-  const sourceStart = segment.sourceLba * source.blockBytes
-  const destinationStart = segment.destinationLba * destination.blockBytes
+async function copySegment(segment: Segment, task: Task, from: NexusRecord, result: CopyResult): Promise<void> {
+  const { source, destination, sourceLba, destinationLba } = segment
   const bytes = segment.blocks * source.blockBytes
-  for (let at = 0; at < bytes; at += pieceBytes) {
-    const size = Math.min(pieceBytes, bytes - at)
-    const piece = await shared(source, sourceStart + at, size, () => readRange(source, sourceStart + at, size))
-    const offset = destinationStart + at
-    await shared(destination, offset, size, () => destination.device.write(offset, piece))
+  // Onto itself, further on: from its end, or it would read what it has written.
+  const isBackward = source === destination && destinationLba > sourceLba
+  for (let done = 0; done < bytes; ) {
+    const size = Math.min(pieceBytes, bytes - done)
+    const at = isBackward ? bytes - done - size : done
+    await copyPiece(segment, at, size, () => {
+      if (task.aborted) throw new CheckCondition(condition.copyAborted)
+      checkAccess(segment, from)
+    })
+    done += size
     result.bytes += size
   }
   if (!destination.mode.writeCacheEnabled) await destination.device.flush()
+}
+
+/**
+ * Holds both ranges from reading to the end of writing: a SANITIZE that has begun meanwhile waits for it, and what was there before
+ * never comes back after it. Both are asked for at once, so that nobody comes between them whom each would wait for.
+ */
+async function copyPiece(
+  { source, destination, sourceLba, destinationLba }: Segment,
+  at: number,
+  size: number,
+  check: () => void,
+): Promise<void> {
+  const readAt = sourceLba * source.blockBytes + at
+  const writeAt = destinationLba * destination.blockBytes + at
+  const entering = [source.ranges.enter(readAt, size, false), destination.ranges.enter(writeAt, size, false)]
+  const held = await Promise.all(entering)
+  try {
+    check()
+    await destination.device.write(writeAt, await readRange(source, readAt, size))
+  } finally {
+    for (const each of held) each.release()
+  }
 }

@@ -32,6 +32,13 @@ export const unmapBlocksMax: number = 1024 * 1024
 /** Descriptors in one answer to GET LBA STATUS. */
 export const statusDescriptorsMax: number = 1024
 
+/**
+ * How many extents of the device one GET LBA STATUS looks at, and after how many of them others have a turn: a scattered image
+ * has one for each cluster. The answer is then shorter than it might be, and the initiator asks on where it ends.
+ */
+export const statusExtentsMax: number = 16_384
+export const statusExtentsOfTurn: number = 256
+
 /** WRITE SAME: what the length field of WRITE SAME (10) can say. Every byte is written when the pattern is not zero. */
 export const writeSameBlocksMax: number = 0xffff
 

@@ -3,7 +3,15 @@ import { putU32, putU64, u16, u32, u64 } from '../wire/big-endian.ts'
 import { type Command, type Reply, respond } from './command.ts'
 import { gather, parameterList } from './data-out.ts'
 import { shared } from './device-access.ts'
-import { pieceBytes, statusDescriptorsMax, unmapBlocksMax, unmapDescriptorsMax, writeSameBlocksMax } from './limits.ts'
+import {
+  pieceBytes,
+  statusDescriptorsMax,
+  statusExtentsMax,
+  statusExtentsOfTurn,
+  unmapBlocksMax,
+  unmapDescriptorsMax,
+  writeSameBlocksMax,
+} from './limits.ts'
 import type { LogicalUnit } from './logical-unit.ts'
 import { checkProtection, checkRange } from './range.ts'
 import { CheckCondition, condition, invalidCdbField, invalidParameter } from './sense.ts'
@@ -126,10 +134,12 @@ function zero(unit: LogicalUnit, offset: number, bytes: number, mayUnmap: boolea
 async function repeat(unit: LogicalUnit, offset: number, bytes: number, block: Uint8Array): Promise<void> {
   const piece = new Uint8Array(Math.min(pieceBytes, bytes))
   for (let at = 0; at < piece.byteLength; at += block.byteLength) piece.set(block, at)
-  for (let at = 0; at < bytes; at += piece.byteLength) {
-    const size = Math.min(piece.byteLength, bytes - at)
-    await shared(unit, offset + at, size, () => unit.device.write(offset + at, piece.subarray(0, size)))
-  }
+  // All of it is held at once: a SANITIZE that begins meanwhile has nothing written after it.
+  await shared(unit, offset, bytes, async () => {
+    for (let at = 0; at < bytes; at += piece.byteLength) {
+      await unit.device.write(offset + at, piece.subarray(0, Math.min(piece.byteLength, bytes - at)))
+    }
+  })
 }
 
 /** Table 56: 0..3 length | 8.. descriptors: LBA (8), blocks (4), PROVISIONING STATUS 0h mapped, 1h deallocated. */
@@ -141,7 +151,8 @@ async function getLbaStatus(unit: LogicalUnit, task: Task): Promise<number> {
   const room = Math.min(statusDescriptorsMax, Math.max(1, Math.floor((allocation - 8) / 16)))
   const found: { lba: number; blocks: number; mapped: boolean }[] = []
   let lba = start
-  while (lba < unit.blockCount) {
+  for (let extents = 0; extents < statusExtentsMax && lba < unit.blockCount && !task.aborted; extents++) {
+    if (extents % statusExtentsOfTurn === statusExtentsOfTurn - 1) await unit.pause(0)
     const { blocks, mapped } = await statusAt(unit, lba)
     const last = found.at(-1)
     if (last !== undefined && last.mapped === mapped && last.blocks + blocks <= 0xffff_ffff) last.blocks += blocks

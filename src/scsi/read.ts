@@ -70,7 +70,11 @@ function read(unit: LogicalUnit, task: Task, lba: number, blocks: number, fua: b
   if (fua || bytes > task.dataInBytesMax || !unit.ranges.isOpen) return readAside(unit, task, offset, bytes, fua)
   if (unit.lend(task, offset, bytes)) return bytes
   const pieces = task.reserve(bytes)
-  if (!areBlocks(pieces, unit.device.blockBytes)) return readThenCopy(unit, pieces, offset, bytes)
+  if (!areBlocks(pieces, unit.device.blockBytes)) {
+    const ended = readThenCopy(unit, pieces, offset, bytes)
+    unit.ranges.follow(offset, bytes, ended)
+    return ended
+  }
   let at = offset
   for (let i = 0; i < pieces.length; i++) {
     const piece = pieces[i] as Uint8Array

@@ -1,5 +1,6 @@
 /**
- * Goal: a real machine proves which it is, and boots; one that cannot is refused, and both sides say why. Method: real iPXE with HTTPS on each machine's own console. The certificate is on a stick that the firmware starts from:
+ * Goal: a real machine proves which it is, or who stands before it, and boots; one that cannot is refused, and both sides say
+ * why. Method: real iPXE with HTTPS on each machine's own console. The certificate is on a stick that the firmware starts from:
  * any iPXE takes one as the settings `cert` and `privkey`, so that builds need none in them.
  */
 import { createPrivateKey, X509Certificate } from 'node:crypto'
@@ -22,12 +23,12 @@ const mac = '52:54:00:77:00:10'
 const scriptOnStick = 'slipway.ipxe'
 const dayMs = 86_400_000
 
-const requiresCertificate = `[machine."${mac}"]\nrequire = "certificate"\n`
+const requires = (proof: 'certificate' | 'login'): string => `[machine."${mac}"]\nrequire = "${proof}"\n`
 
 test('with the certificate on its stick a machine boots; without, expired or revoked it is refused', async () => {
   const folder = await temporaryFolder()
   const prepare = (network: LabNetwork): Promise<void> => dhcpThatNames(network, `file:/${scriptOnStick}`)
-  const { network, powerOn, server } = await rigWithBuilds({ dhcp: 'off', config: requiresCertificate, prepare })
+  const { network, powerOn, server } = await rigWithBuilds({ dhcp: 'off', config: requires('certificate'), prepare })
   const stick = (name: string, proof: readonly string[]): Promise<string> =>
     makeStick(folder, name, { program: pathOf(builds.uboot), files: { [scriptOnStick]: stickScript(proof) } })
   const insert = async (file: string): Promise<Machine> =>
@@ -67,6 +68,45 @@ test('with the certificate on its stick a machine boots; without, expired or rev
   expect(refused).toMatchObject({ mac, fingerprint: listed.fingerprint })
   expect(server.eventsOf('credentialsMinted').length, 'no secret but those of the one good boot').toBe(1)
 })
+
+test('a person signs in at the machine: wrong passwords are refused, then slowed; the right one boots', async () => {
+  const { network, powerOn, server } = await rigWithBuilds({ config: requires('login') })
+  await server.run(network, ['account', 'add', 'ann'], 'right horse\n')
+  const machine = await powerOn({ firmware: 'uefi', mac })
+  await machine.waitFor('this machine boots when somebody has signed in', bootWithinMs)
+  for (let tries = 0; tries < 3; tries++) {
+    await signIn(machine, 'ann', 'wrong horse')
+    await machine.waitFor('the name or the password is not right', bootWithinMs)
+  }
+  // What is typed during the pause is not even looked at.
+  await signIn(machine, 'ann', 'wrong horse')
+  await machine.waitFor(/The next one is in \d+ seconds/, bootWithinMs)
+  const { by, failureCount } = await server.waitFor('signInSlowed', bootWithinMs)
+  expect({ by, failureCount }).toEqual({ by: 'address', failureCount: 3 })
+  expect(server.eventsOf('credentialsMinted')).toEqual([])
+
+  await signIn(machine, 'ann', 'right horse')
+  await machine.waitFor(machineSays.ready, bootWithinMs)
+  const served = server.eventsOf('scriptServed').filter(({ script }) => script === 'boot')
+  expect(served).toMatchObject([{ mac, encrypted: true, proof: { kind: 'login', account: 'ann' } }])
+  expect(JSON.stringify(server.events), 'what was typed').not.toMatch(/horse/)
+})
+
+/** Keys at the two fields of iPXE's `login`, one after the other: what firmware keeps of a serial line is little. */
+async function signIn(machine: Machine, name: string, password: string): Promise<void> {
+  await machine.waitFor('Username', bootWithinMs)
+  await machine.waitFor('Password', bootWithinMs)
+  for (const [text, shown] of [
+    [name, undefined],
+    [password, '*'],
+  ] as const) {
+    for (const key of text) {
+      machine.type(key)
+      await machine.waitFor(shown ?? key, bootWithinMs)
+    }
+    machine.type('\n')
+  }
+}
 
 async function temporaryFolder(): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), 'slipway-proofs-'))

@@ -5,18 +5,16 @@
 import { formatIpv4, parseIpv4 } from '../../base/address.ts'
 import { OperationError } from '../../base/errors.ts'
 import { formatBytes, gibibyte, mebibyte } from '../../base/units.ts'
-import type { DiskSummary, Firmware } from '../../disk/inspect.ts'
-import { whatIsOn } from '../../disk/inspect.ts'
-import { sourceOfBytes } from '../../disk/source.ts'
-import { identifyLoader, type Loader } from '../../trust/loaders/identify.ts'
 import type { AddressRange, DhcpMode, OwnCertificate, StorageTerms } from '../config.ts'
 import { trustFolder } from '../site-authority.ts'
 import { error, type Finding, ok, warning } from './finding.ts'
 import { judgeFirewall, type WantedPort } from './firewall.ts'
 import { certificateFailed, judgeCertificate, judgeHandshakes } from './https.ts'
+import { checkImage } from './image.ts'
+import { checkLoaders } from './loaders.ts'
 import { checkPorts, type PortTerms, servicesOf } from './ports.ts'
 import type { DoctorProbes, InterfaceFacts } from './probes.ts'
-import { checkStorage, checkVlanLoaders } from './storage.ts'
+import { checkStorage } from './storage.ts'
 
 export interface DoctorOptions extends PortTerms {
   /** Undefined: nothing is said about an image. */
@@ -38,8 +36,6 @@ export interface DoctorOptions extends PortTerms {
 /** Clones hold what machines write: an installed system changes a few hundred megabytes in a day. */
 const freeBytesWanted = 2 * gibibyte
 const freeBytesNeeded = 64 * mebibyte
-/** Loaders looked at: a folder of thousands of files is not one of loaders. */
-const loaderFileCountMax = 200
 
 /** In the order in which a boot needs things. Never throws for what the world says. */
 export async function runDoctor(options: DoctorOptions, probes: DoctorProbes): Promise<Finding[]> {
@@ -205,53 +201,6 @@ function openingAdvice(guards: string, ports: readonly WantedPort[]): string {
   return each(({ protocol, port }) => `nft insert rule ${family} ${table} ${chain} ${protocol} dport ${port} accept`)
 }
 
-async function checkLoaders(options: DoctorOptions, probes: DoctorProbes): Promise<Finding[]> {
-  const findings: Finding[] = []
-  const loaders: { readonly name: string; readonly loader: Loader }[] = []
-  for (const directory of options.loadersDirectories) {
-    const files = await probes.loaderFiles(directory)
-    if (files === undefined) {
-      const next = 'apt install ipxe, or name another folder: --loaders DIR.'
-      findings.push(warning('loaders.folder', `${directory} is not there`, 'Loaders are taken from it.', next))
-      continue
-    }
-    for (const file of files.slice(0, loaderFileCountMax)) {
-      const loader = await identifyOrNot(await file.bytes())
-      if (loader !== undefined) loaders.push({ name: file.name, loader })
-    }
-  }
-  const ipxes = loaders.filter(
-    ({ loader }) => loader.kind === 'ipxe' && ['pxe', 'efiApplication'].includes(loader.form),
-  )
-  if (ipxes.length === 0) {
-    const why = 'Firmware cannot boot from iSCSI by itself: it is handed an iPXE first.'
-    findings.push(error('loaders', 'there is no iPXE', why, 'apt install ipxe, or name another folder: --loaders DIR.'))
-    return findings
-  }
-  const firmwares: readonly Firmware[] = ['bios', 'x86_64', 'arm64']
-  for (const firmware of firmwares) {
-    const own = ipxes.filter(({ loader }) => loader.firmware === firmware && loader.can.iscsi !== 'no')
-    const check = `loaders.${firmware}`
-    if (own.length > 0) findings.push(ok(check, `${titleOf(firmware)}: ${own.map(describe).join('; ')}`))
-    else if (firmware === 'arm64')
-      findings.push(ok(check, `${titleOf(firmware)}: no iPXE; such machines are not served`))
-    else {
-      const next = firmware === 'bios' ? 'Add undionly.kpxe (apt install ipxe).' : 'Add snponly.efi (apt install ipxe).'
-      findings.push(warning(check, `${titleOf(firmware)}: no iPXE with iSCSI`, 'Such machines cannot be booted.', next))
-    }
-  }
-  findings.push(...checkVlanLoaders(options.storage, ipxes))
-  const secure = ipxes.filter(({ loader }) => loader.can.https === 'yes')
-  if (secure.length > 0) {
-    findings.push(ok('loaders.https', `HTTPS: ${secure.map(({ name }) => name).join(', ')}`))
-  } else {
-    const why = 'Scripts then travel unprotected, and with them the secrets of the boot.'
-    const next = 'Add an iPXE built with DOWNLOAD_PROTO_HTTPS (docs/loaders.md).'
-    findings.push(warning('loaders.https', 'no iPXE is known to have HTTPS', why, next))
-  }
-  return findings
-}
-
 async function checkHttps(
   { dhcp, serverName, ownCertificate, stateDirectory }: DoctorOptions,
   link: InterfaceFacts | undefined,
@@ -273,64 +222,6 @@ async function checkHttps(
     findings.push(certificateFailed(thrown))
   }
   return [...findings, ...judgeHandshakes(await probes.recentEvents(stateDirectory), probes.wallMs())]
-}
-
-async function identifyOrNot(bytes: Uint8Array): Promise<Loader | undefined> {
-  try {
-    return await identifyLoader(sourceOfBytes(bytes))
-  } catch (thrown) {
-    // A folder of loaders has other things in it: modules, configuration, discs.
-    if (thrown instanceof OperationError) return undefined
-    throw thrown
-  }
-}
-
-function describe({ name, loader }: { readonly name: string; readonly loader: Loader }): string {
-  const version = loader.version === undefined ? '' : ` ${loader.version}`
-  const abilities = (['iscsi', 'https', 'vlan'] as const).filter((ability) => loader.can[ability] === 'yes')
-  const known = loader.can.iscsi === 'unknown' ? 'what it can do is not known' : abilities.join(', ')
-  return `${name}${version} (${known})`
-}
-
-async function checkImage({ imagePath }: DoctorOptions, probes: DoctorProbes): Promise<Finding[]> {
-  if (imagePath === undefined) return []
-  const device = await probes.openImage(imagePath)
-  let summary: DiskSummary
-  try {
-    summary = await whatIsOn(device)
-  } finally {
-    await device.close()
-  }
-  const findings: Finding[] = [ok('image', `${imagePath}: ${describeDisk(summary)}`)]
-  const works = summary.bootableFor.filter(({ bootable }) => bootable)
-  for (const { firmware, bootable, reason } of summary.bootableFor) {
-    const check = `image.${firmware}`
-    if (bootable) findings.push(ok(check, `${titleOf(firmware)}: ${reason}`))
-    else {
-      const why = `A machine with ${titleOf(firmware)} gets as far as the disk, and no further.`
-      const next = works.length === 0 ? reason : `Nothing, if there are no such machines. Otherwise: ${reason}`
-      findings.push(warning(check, `${titleOf(firmware)}: not bootable`, why, next))
-    }
-  }
-  if (works.length === 0) {
-    const why = 'No machine will start from it.'
-    const next = 'Install a boot loader in it, or check that it is a disk image and not one of a single partition.'
-    findings.push(error('image.bootable', 'no firmware that is known finds anything to start on it', why, next))
-  }
-  for (const problem of summary.problems) {
-    const why = 'It may be damaged, or not be what it seems.'
-    findings.push(warning('image.problem', problem, why, 'Repair it with the tool named, or the one that made it.'))
-  }
-  return findings
-}
-
-function describeDisk({ sizeBytes, table, partitions, distribution, kernels }: DiskSummary): string {
-  const system = distribution === undefined ? undefined : distribution.name
-  const kernel = kernels.map(({ version }) => version).find((version) => version !== '')
-  const layout = table === 'none' ? 'no partition table' : `${table.toUpperCase()}, ${partitions.length} partitions`
-  return [formatBytes(sizeBytes), layout, system, kernel && `kernel ${kernel}`]
-    .filter((part) => part !== undefined)
-    .join(', ')
 }
 
 async function checkState({ stateDirectory }: DoctorOptions, probes: DoctorProbes): Promise<Finding[]> {
@@ -364,10 +255,6 @@ async function checkState({ stateDirectory }: DoctorOptions, probes: DoctorProbe
     ]
   }
   return [ok('state', `${stateDirectory} has ${free} free`)]
-}
-
-function titleOf(firmware: Firmware): string {
-  return firmware === 'bios' ? 'BIOS' : `UEFI ${firmware}`
 }
 
 function prefixBits(netmask: string): number {

@@ -42,27 +42,15 @@ export async function bringIn(
   await finish?.(draft)
   const writtenSha256 = finish === undefined ? written.sha256 : await sha256At(draft)
   const whole = await readable(draft, from.label, writtenSha256, signal)
-  const { sizeBytes, contents } = await inspect(whole.path, whole.format, from.label)
+  const found = await withFile(whole.path, 'readOnly', (file) => lookInto(file, whole.format, from.label))
   // Neither qemu-img nor who finished it says that its bytes are on stable storage.
   await withFile(whole.path, 'readOnly', (file) => file.sync())
   await makeReadOnly(whole.path)
   const version = library.store.nextVersion(name)
   const file = `${name}@${version}.${whole.format}`
   await renameDurably(whole.path, join(library.directory, file))
-  const added: ImageVersion = {
-    name,
-    version,
-    file,
-    format: whole.format,
-    sizeBytes,
-    sha256: whole.sha256,
-    source: from.label,
-    sourceSha256,
-    addedMs: systemClock.wallMs(),
-    contents,
-  }
-  library.store.add(added)
-  return added
+  const { sha256: writtenDigest } = whole
+  return enter(library, { name, version, file, ...found, sha256: writtenDigest, source: from.label, sourceSha256 })
 }
 
 /** The draft as raw or qcow2; what is neither is converted. */
@@ -90,30 +78,34 @@ function sha256At(path: string): Promise<string> {
 }
 
 /** What the disk is, after making sure that all of it is there. @throws {OperationError} imageCorrupt, imageUnsupported */
-async function inspect(
-  path: string,
+export async function lookInto(
+  file: RandomAccessFile,
   format: ImageFormat,
   label: string,
-): Promise<Pick<ImageVersion, 'sizeBytes' | 'contents'>> {
-  const file = await openFile(path, 'readOnly')
+): Promise<Pick<ImageVersion, 'format' | 'sizeBytes' | 'contents'>> {
   try {
     if (format === 'qcow2') await checkWhole(file, label)
     const device =
       format === 'raw'
         ? await openRawDevice(file, { readOnly: true })
         : await openQcow2(file, { compression: nodeCompression, backing: noBacking, readOnly: true })
-    return { sizeBytes: device.sizeBytes, contents: await whatIsOn(device) }
+    return { format, sizeBytes: device.sizeBytes, contents: await whatIsOn(device) }
   } catch (error) {
     // The draft's path means nothing to the person who named the source.
     if (!(error instanceof OperationError)) throw error
-    throw new OperationError(error.code, error.message.replaceAll(path, label), error.hint, { cause: error })
-  } finally {
-    await file.close()
+    throw new OperationError(error.code, error.message.replaceAll(file.path, label), error.hint, { cause: error })
   }
 }
 
+/** From now on machines can have it. @throws {OperationError} databaseUnusable */
+export function enter(library: Library, version: Omit<ImageVersion, 'addedMs'>): ImageVersion {
+  const added: ImageVersion = { ...version, addedMs: systemClock.wallMs() }
+  library.store.add(added)
+  return added
+}
+
 /** @throws {OperationError} imageUnsupported, imageCorrupt */
-export async function checkWhole(file: RandomAccessFile, label: string): Promise<void> {
+async function checkWhole(file: RandomAccessFile, label: string): Promise<void> {
   const header = await readHeader(file)
   if (header.backing !== undefined) {
     const hint = 'Make one file of it where the other one is: qemu-img convert -O qcow2 FILE WHOLE.qcow2.'

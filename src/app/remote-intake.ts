@@ -1,10 +1,6 @@
 /** How an image comes into the library that stays where it is: on a web server (`--lazy`), or on an NBD server. */
 import { OperationError } from '../base/errors.ts'
-import { openRawDevice } from '../block/file.ts'
-import { noBacking, openQcow2 } from '../block/qcow2/open.ts'
 import { whatIsOn } from '../disk/inspect.ts'
-import { systemClock } from '../host/clock.ts'
-import { nodeCompression } from '../host/compression.ts'
 import { removeIfThere, renameDurably } from '../host/directory.ts'
 import { type HttpPlace, labelOfUrl } from '../host/http-get.ts'
 import { describeHttpFile } from '../host/http-ranges.ts'
@@ -12,7 +8,7 @@ import { packingOf } from '../host/image-source.ts'
 import { join } from '../host/path.ts'
 import type { ImageVersion } from '../images/catalogue.ts'
 import { recognisedBytes, recogniseFormat } from '../images/foreign.ts'
-import { checkWhole } from './image-intake.ts'
+import { enter, lookInto } from './image-intake.ts'
 import { createLazyImage, lazySuffix, mapSuffix, openLazyImage } from './lazy-image.ts'
 import type { Library } from './library.ts'
 import { formatNbdUri, openNbdDisk, parseNbdUri } from './nbd-disk.ts'
@@ -27,27 +23,14 @@ export async function bringInLazily(
   const label = labelOfUrl(place.url)
   const draftMap = `${draft}${mapSuffix}`
   await createLazyImage({ data: draft, map: draftMap }, source, sha256)
-  const { format, sizeBytes, contents } = await inspectLazily(draft, draftMap, label)
+  const found = await inspectLazily(draft, draftMap, label)
   const version = library.store.nextVersion(name)
   const file = `${name}@${version}${lazySuffix}`
   const path = join(library.directory, file)
   // The map last: without one nothing is served.
   await renameDurably(draft, path)
   await renameDurably(draftMap, `${path}${mapSuffix}`)
-  const added: ImageVersion = {
-    name,
-    version,
-    file,
-    format,
-    sizeBytes,
-    sha256: undefined,
-    source: label,
-    sourceSha256: sha256,
-    addedMs: systemClock.wallMs(),
-    contents,
-  }
-  library.store.add(added)
-  return added
+  return enter(library, { name, version, file, ...found, sha256: undefined, source: label, sourceSha256: sha256 })
 }
 
 async function inspectLazily(
@@ -66,16 +49,7 @@ async function inspectLazily(
       const hint = 'Add it without --lazy, or put it there unpacked, as raw or qcow2.'
       throw new OperationError('imageUnsupported', `${label} is ${what}, which cannot be read in parts`, hint)
     }
-    if (format === 'qcow2') await checkWhole(file, label)
-    const device =
-      format === 'raw'
-        ? await openRawDevice(file, { readOnly: true })
-        : await openQcow2(file, { compression: nodeCompression, backing: noBacking, readOnly: true })
-    return { format, sizeBytes: device.sizeBytes, contents: await whatIsOn(device) }
-  } catch (error) {
-    // The draft's path means nothing to the person who named the source.
-    if (!(error instanceof OperationError)) throw error
-    throw new OperationError(error.code, error.message.replaceAll(draft, label), error.hint, { cause: error })
+    return await lookInto(file, format, label)
   } finally {
     await file.close()
   }
@@ -91,20 +65,10 @@ export async function bringInExport(library: Library, name: string, text: string
   }
   const device = await openNbdDisk(uri, { readOnly: true })
   try {
-    const added: ImageVersion = {
-      name,
-      version: library.store.nextVersion(name),
-      file: uri,
-      format: 'raw',
-      sizeBytes: device.sizeBytes,
-      sha256: undefined,
-      source: uri,
-      sourceSha256: undefined,
-      addedMs: systemClock.wallMs(),
-      contents: await whatIsOn(device),
-    }
-    library.store.add(added)
-    return added
+    const version = library.store.nextVersion(name)
+    const unknown = { sha256: undefined, sourceSha256: undefined }
+    const found = { format: 'raw', sizeBytes: device.sizeBytes, contents: await whatIsOn(device) } as const
+    return enter(library, { name, version, file: uri, ...found, ...unknown, source: uri })
   } finally {
     await device.close()
   }

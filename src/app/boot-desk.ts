@@ -20,7 +20,7 @@ import { kernelScript, noKernelScript, noKernelWords } from '../boot/kernel-scri
 import { refetchesMax } from '../boot/limits.ts'
 import { type Plan, planBoot } from '../boot/plan.ts'
 import { forgetTyped, proveScript, signInScript } from '../boot/proof-scripts.ts'
-import { bootScript, heldScript, refusedScript, type StorageAddress } from '../boot/scripts.ts'
+import { bootScript, heldScript, refusedScript, type StorageAddress, tlsScript } from '../boot/scripts.ts'
 import type { ClientFacts } from '../dhcp/client-facts.ts'
 import type { BootAdvisor, BootAnswer, BootQuestion } from '../dhcp/policy.ts'
 import type { Encounter } from '../fleet/admission.ts'
@@ -72,6 +72,8 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
   readonly #parts: BootDeskParts
   /** Machines that were told to wait, until they are let in: so that letting in is an event once. */
   readonly #waiting = new Set<Mac>()
+  /** Machines that wait for our HTTPS, so that each is an event once. */
+  readonly #waitingForTls = new Set<Mac>()
 
   constructor(parts: BootDeskParts) {
     this.#parts = parts
@@ -203,11 +205,14 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
       certificateAsked: request.local.port === ports.proof,
       signedIn: signIn.kind === 'signedIn',
       diskOnVlan: this.#parts.storage !== undefined,
+      waited: query.pollCount > 0,
     })
     const { secure, local } = request
+    if (choice.script !== 'tls' || choice.served) this.#waitingForTls.delete(mac)
     const host = (secure ? this.#parts.httpsHost() : undefined) ?? local.address
     const web = { secure, host, port: local.port }
-    const served = { kind: 'scriptServed', script: choice.script, encrypted: request.secure } as const
+    const script = choice.script === 'tls' ? 'held' : choice.script
+    const served = { kind: 'scriptServed', script, encrypted: request.secure } as const
     const clean = signIn.kind === 'none' ? [] : forgetTyped
     switch (choice.script) {
       case 'held': {
@@ -222,6 +227,16 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
         const pollUrl = scriptUrl(web, mac, { poll: pollCount + 1 })
         const admittedUuid = isRival ? machine.uuid : undefined
         return scriptAnswer([...clean, ...heldScript({ mac, uuid, serial, admittedUuid, pollCount, pollUrl })])
+      }
+      case 'tls': {
+        if (!choice.served && !this.#waitingForTls.has(mac)) {
+          this.#waitingForTls.add(mac)
+          events.emit({ mac, address }, { kind: 'held', reason: 'its script goes by HTTPS, which is not served now' })
+          events.emit({ mac, address }, { ...served, bootId: undefined, image: undefined })
+        }
+        const { pollCount } = query
+        const url = choice.served ? scriptUrl(this.#web(local.address, true), mac) : undefined
+        return scriptAnswer(tlsScript({ mac, url, pollCount, pollUrl: scriptUrl(web, mac, { poll: pollCount + 1 }) }))
       }
       case 'prove': {
         events.emit({ mac, address }, { ...served, bootId: undefined, image: undefined })

@@ -32,9 +32,10 @@ export type HttpsOptions = {
 
 type Running = { readonly network: TlsNetwork; readonly server: HttpServer }
 
+const serviceName = 'https'
 const serviceForProofs = 'https for proofs'
 
-/** How long a certificate that was put into place may take to be seen. SIGHUP is quicker. */
+/** How long a certificate that was put into place, or a port that became free, may take to be seen. SIGHUP is quicker. */
 const lookMs = 30_000
 /** Certificates are made anew months before they end: a day is often enough. */
 const renewalCheckMs = 24 * 60 * 60 * 1000
@@ -46,9 +47,11 @@ export class HttpsService {
   #asking: Running | undefined
   #host: string | undefined
   #leaves: readonly Certificate[] = []
-  /** Of the last attempt, good or not: the same is not tried again before a day has gone by. */
+  /** What is served now was made of these: the same is not loaded again before a day has gone by. */
   #sources: string | undefined
-  #triedAtMs = 0
+  #loadedAtMs = 0
+  /** By service, why it failed the last time: each reason is told once, however often it is tried again. */
+  readonly #told = new Map<string, string>()
   #timer: Timer | undefined
   #looking: Promise<void> = Promise.resolve()
   #closed = false
@@ -71,7 +74,7 @@ export class HttpsService {
     return this.look()
   }
 
-  /** Looks whether there are other certificates, and takes them up. One look after the other. */
+  /** Looks whether there are other certificates, takes them up, and serves what could not be served. One look after the other. */
   look(): Promise<void> {
     this.#looking = this.#looking.then(() => this.#lookNow())
     return this.#looking
@@ -92,32 +95,36 @@ export class HttpsService {
     const nowMs = clock.wallMs()
     try {
       const sources = await readSources(certificates)
-      const isDue = nowMs - this.#triedAtMs >= renewalCheckMs || nowMs < this.#triedAtMs
+      const isDue = nowMs - this.#loadedAtMs >= renewalCheckMs || nowMs < this.#loadedAtMs
       if (sources === this.#sources && !isDue) return
-      this.#sources = sources
-      this.#triedAtMs = nowMs
+      // Until all of it is served: a port that is taken or a name that does not resolve may be in order in a moment.
+      this.#sources = undefined
       const loaded = await loadServerCertificates(certificates, nowMs)
       for (const made of loaded.made) log.info('certificate made', { made })
       const terms = { identities: loaded.identities, ciphers: cipherList(this.#options.compat) }
-      this.#running = await this.#serve(terms, this.#running, this.#options.listen, 'https')
+      this.#running = await this.#serve(terms, this.#running, this.#options.listen, serviceName)
       this.#host = loaded.host
       this.#leaves = loaded.leaves
-      if (loaded.clientCa !== undefined) await this.#ask({ ...terms, clientCa: loaded.clientCa })
+      this.#told.delete(serviceName)
+      if (loaded.clientCa !== undefined && !(await this.#ask({ ...terms, clientCa: loaded.clientCa }))) return
       // What was made just now is no change by somebody else.
-      if (loaded.made.length > 0) this.#sources = await readSources(certificates)
+      this.#sources = loaded.made.length > 0 ? await readSources(certificates) : sources
+      this.#loadedAtMs = nowMs
     } catch (error) {
       this.#tell(error)
     }
   }
 
-  /** What has to do without a proof is served all the same where this cannot be. */
-  async #ask(terms: TlsTerms): Promise<void> {
+  /** What has to do without a proof is served all the same where this cannot be. Whether it is served. */
+  async #ask(terms: TlsTerms): Promise<boolean> {
     try {
       this.#asking = await this.#serve(terms, this.#asking, this.#options.proofListen, serviceForProofs)
+      this.#told.delete(serviceForProofs)
+      return true
     } catch (error) {
       if (!(error instanceof OperationError)) throw error
-      const { message: reason, hint } = error
-      this.#options.say({ whose: {}, happening: { kind: 'serviceFailed', service: serviceForProofs, reason, hint } })
+      this.#sayFailed(serviceForProofs, error.message, error.hint)
+      return false
     }
   }
 
@@ -161,7 +168,13 @@ export class HttpsService {
     const isUp = this.#running !== undefined
     const reason = isUp ? `${messageOf(error)}; the former certificate is shown until then` : messageOf(error)
     const hint = error instanceof OperationError ? error.hint : 'Look at the log; it is tried again by itself.'
-    this.#options.say({ whose: {}, happening: { kind: 'serviceFailed', service: 'https', reason, hint } })
+    this.#sayFailed(serviceName, reason, hint)
+  }
+
+  #sayFailed(service: string, reason: string, hint: string): void {
+    if (this.#told.get(service) === reason) return
+    this.#told.set(service, reason)
+    this.#options.say({ whose: {}, happening: { kind: 'serviceFailed', service, reason, hint } })
   }
 }
 

@@ -6,7 +6,7 @@ export type ScriptFacts = {
   readonly transport: Transport
   /** The request came over TLS. */
   readonly secure: boolean
-  /** Our HTTPS listener is up. */
+  /** Our HTTPS listener is up. It is meant to be, always: what has HTTPS waits for it. */
   readonly httpsServed: boolean
   /** What the machine's iPXE said of itself by DHCP; undefined if it was never heard, or says nothing. */
   readonly features: ReadonlySet<string> | undefined
@@ -21,6 +21,8 @@ export type ScriptFacts = {
   /** Somebody signed in with this request. */
   readonly signedIn: boolean
   readonly diskOnVlan: boolean
+  /** It has asked before, and was told to wait. */
+  readonly waited: boolean
 }
 
 /** Strongest first; the fleet room's kinds of proof fit as they are. */
@@ -33,6 +35,8 @@ export type ScriptChoice =
   /** With credentials: the disk. */
   | { readonly script: 'boot'; readonly proved: Proof }
   | { readonly script: 'held' }
+  /** Ask by HTTPS; not served: wait until it is. */
+  | { readonly script: 'tls'; readonly served: boolean }
   /** Ask again where certificates are asked for. */
   | { readonly script: 'prove' }
   /** Somebody must sign in at the machine. */
@@ -71,6 +75,8 @@ export function chooseScript(facts: ScriptFacts): ScriptChoice {
   // Before anything else is told to it: somebody has a key that is not (or no longer) this machine's.
   if (certificate !== 'none' && certificate !== 'good') return { script: 'refused', why: troubles[certificate] }
   if (facts.standing === 'held') return { script: 'held' }
+  const { httpsServed: served } = facts
+  if (!mayCarrySecrets(facts) && hasHttps(facts) && (facts.waited || !served)) return { script: 'tls', served }
   if (!mayCarrySecrets(facts)) return { script: 'refused', why: 'needsTls' }
   // Some builds say nothing of themselves: they get the benefit of the doubt, and a script that tells how it went.
   if (facts.features !== undefined && facts.features.size > 0) {
@@ -97,6 +103,10 @@ function chooseByProof({ required, certificate, certificateAsked, signedIn }: Sc
 function mayCarrySecrets(facts: ScriptFacts): boolean {
   if (facts.secure || facts.transport === 'open') return true
   if (facts.transport === 'strict') return false
-  const hasHttps = facts.features?.has('https') ?? facts.hadHttps === true
-  return !(facts.httpsServed && hasHttps)
+  // Not by what we serve at this moment either: a port that somebody took would open every script.
+  return !hasHttps(facts)
+}
+
+function hasHttps({ features, hadHttps }: ScriptFacts): boolean {
+  return features?.has('https') ?? hadHttps === true
 }

@@ -211,6 +211,7 @@ describe('which script', () => {
     certificateAsked: false,
     signedIn: false,
     diskOnVlan: false,
+    waited: false,
     ...more,
   })
   // Who must prove something has transport strict: Fleet.transportOf.
@@ -222,7 +223,16 @@ describe('which script', () => {
     ['an admitted machine by HTTP, its iPXE has no HTTPS', asked({}), 'boot'],
     ['the same by HTTPS', asked({ secure: true }), 'boot'],
     ['somebody asks by HTTP in the name of one that has HTTPS', asked({ features: withTls }), 'refused needsTls'],
-    ['the same while we serve no HTTPS', asked({ features: withTls, httpsServed: false }), 'boot'],
+    ['the same while our HTTPS is down', asked({ features: withTls, httpsServed: false }), 'tls later'],
+    [
+      'the same, not heard since a restart of ours',
+      asked({ features: undefined, hadHttps: true, httpsServed: false }),
+      'tls later',
+    ],
+    ['the same, strict', asked({ features: withTls, transport: 'strict', httpsServed: false }), 'tls later'],
+    ['the same, when it asks again and HTTPS is back', asked({ features: withTls, waited: true }), 'tls now'],
+    ['one without HTTPS while ours is down', asked({ httpsServed: false }), 'boot'],
+    ['one without HTTPS that waited to be admitted', asked({ waited: true }), 'boot'],
     ['the same before the iPXE has spoken again', asked({ features: undefined, hadHttps: true }), 'refused needsTls'],
     ['an iPXE that took the place of one that had HTTPS', asked({ hadHttps: true }), 'boot'],
     ['the same where the policy says open', asked({ features: withTls, transport: 'open' }), 'boot'],
@@ -273,7 +283,16 @@ describe('which script', () => {
     ['a login that nobody asked for', asked({ secure: true, signedIn: true }), 'boot login'],
   ] as const)('%s', ([, given, gets]) => {
     const choice = chooseScript(given)
-    const what = choice.script === 'refused' ? choice.why : choice.script === 'boot' ? choice.proved : ''
+    const what =
+      choice.script === 'refused'
+        ? choice.why
+        : choice.script === 'boot'
+          ? choice.proved
+          : choice.script === 'tls'
+            ? choice.served
+              ? 'now'
+              : 'later'
+            : ''
     expect(`${choice.script} ${what}`.trim()).toBe(gets === 'boot' ? 'boot admission' : gets)
   })
 
@@ -288,6 +307,7 @@ describe('which script', () => {
       diskOnVlan: fc.constant(false),
       features: fc.constant(undefined),
       hadHttps: fc.constantFrom(undefined, true, false),
+      waited: fc.boolean(),
       required: proof,
       certificate: fc.constantFrom(
         'none' as const,

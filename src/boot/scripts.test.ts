@@ -18,6 +18,7 @@ import {
   heldScript,
   localScript,
   refusedScript,
+  tlsScript,
 } from './scripts.ts'
 
 const mac = '52:54:00:77:00:10'
@@ -59,6 +60,21 @@ const golden: ReadonlyArray<[file: string, text: string]> = [
   ],
   ['boot-on-vlan.ipxe', print(bootScript(vlanFacts))],
   ['held.ipxe', print(heldScript(heldFacts))],
+  [
+    'wait-for-https.ipxe',
+    print(tlsScript({ mac, url: undefined, pollCount: 0, pollUrl: scriptUrl(server, mac, { poll: 1 }) })),
+  ],
+  [
+    'go-by-https.ipxe',
+    print(
+      tlsScript({
+        mac,
+        url: scriptUrl({ ...server, secure: true, port: 443 }, mac),
+        pollCount: 1,
+        pollUrl: scriptUrl(server, mac, { poll: 2 }),
+      }),
+    ),
+  ],
   ['refused.ipxe', print(refusedScript({ mac, why: 'machine' }))],
   ['local.ipxe', print(localScript(mac))],
 ]

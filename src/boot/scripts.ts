@@ -227,6 +227,42 @@ export function heldScript(facts: HeldScriptFacts): Script {
   ]
 }
 
+export type TlsScriptFacts = {
+  readonly mac: Mac
+  /** Its script by HTTPS; undefined: that is not served now. */
+  readonly url: string | undefined
+  readonly pollCount: number
+  /** Its script by HTTP, with the count that follows. */
+  readonly pollUrl: string
+}
+
+/** For a machine whose iPXE has HTTPS and that asked without: sends it there, once there is something to be sent to. */
+export function tlsScript({ mac, url, pollCount, pollUrl }: TlsScriptFacts): Script {
+  const notice: Line[] = [
+    line(echo('')),
+    line(echo('Slipway: this machine gets its script by HTTPS, which the server does not serve')),
+    line(echo('now. On the server, look why: slipway doctor')),
+    line(echo("It then boots by itself. Ctrl-C goes on with the firmware's next device.")),
+  ]
+  const isNoticed = url === undefined && pollCount % pollsBetweenNotices === 0
+  return [
+    comment(`Slipway: ${plain(mac)} goes on by HTTPS`),
+    ...(isNoticed ? notice : []),
+    ...(url === undefined ? [line(sleep(pollSeconds(pollCount)), or(goto('stopped')))] : []),
+    ...tries(pollPausesSeconds, 'ask', 'stopped'),
+    blank,
+    label('ask'),
+    line(chainReplace(uriWord(url ?? pollUrl)), and(goto('stopped')), whatever),
+    line(echo('Slipway does not answer, try', setting('slipway-try'), 'of', String(pollPausesSeconds.length + 1))),
+    ...pause(),
+    blank,
+    label('stopped'),
+    label('give-up'),
+    line(echo('Slipway: no longer waiting; the firmware goes on.')),
+    line(exit(1)),
+  ]
+}
+
 export type RefusedScriptFacts = {
   readonly mac: Mac
   readonly why: Refusal

@@ -7,7 +7,7 @@ import { spawn, spawnSync } from 'node:child_process'
 import { X509Certificate } from 'node:crypto'
 import { once } from 'node:events'
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { connect as connectPlain } from 'node:net'
+import { type AddressInfo, connect as connectPlain, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type ConnectionOptions, connect, type DetailedPeerCertificate, type TLSSocket } from 'node:tls'
@@ -75,16 +75,20 @@ type Served = {
   happened<K extends EventKind>(kind: K): Promise<Extract<Happening, { kind: K }>>
 }
 
-type Changed = Partial<CertificateTerms> & { readonly compat?: readonly Compat[] }
+type Changed = Partial<CertificateTerms> & {
+  readonly compat?: readonly Compat[]
+  readonly port?: number
+  readonly proofPort?: number
+}
 
-async function serve({ compat, ...changed }: Changed = {}): Promise<Served> {
+async function serve({ compat, port = 0, proofPort = 0, ...changed }: Changed = {}): Promise<Served> {
   const trustDirectory = mkdtempSync(join(folder, 'trust-'))
   cpSync(siteFolder, trustDirectory, { recursive: true })
   const clock = new MovedClock()
   const said: Happening[] = []
   const service = new HttpsService({
-    listen: { address, port: 0 },
-    proofListen: { address, port: 0 },
+    listen: { address, port },
+    proofListen: { address, port: proofPort },
     certificates: { address, serverName: undefined, own: undefined, dnsServers: [], trustDirectory, ...changed },
     compat: compat ?? ['ipxe-2019', 'ovmf'],
     serve: () => ({ status: 200, body: { kind: 'text', text: 'yes' } }),
@@ -375,6 +379,27 @@ test('a name that does not resolve is told, and no machine is sent to it', async
     reason: expect.stringMatching(/nothing\.invalid does not resolve/),
     hint: expect.stringMatching(/in DNS/),
   })
+})
+
+test.each(['https', 'https for proofs'])('%s whose port is taken is served as soon as it is free', async (name) => {
+  const taken = createServer().listen(0, address)
+  await once(taken, 'listening')
+  const { port } = taken.address() as AddressInfo
+  const served = await serve(name === 'https' ? { port } : { proofPort: port })
+  const ready = (): boolean => served.said.some((event) => event.kind === 'serviceReady' && event.service === name)
+  expect(await served.happened('serviceFailed')).toMatchObject({
+    service: name,
+    reason: expect.stringContaining(`${port}`),
+  })
+  await served.service.look()
+  expect(ready()).toBe(false)
+  // Said once, not every half minute.
+  expect(served.said.filter(({ kind }) => kind === 'serviceFailed')).toHaveLength(1)
+  taken.close()
+  await once(taken, 'close')
+  served.clock.move(30_000)
+  await expect.poll(ready, { timeout: withinMs }).toBe(true)
+  expect(served.service.host).toBe(address)
 })
 
 test('without the setting that it needs, an old loader is told of by name, and what it offered', async () => {

@@ -139,8 +139,10 @@ function nameInvalid(name: string, why: string): OperationError {
 export function renewalReason(
   leaf: Certificate,
   wanted: { readonly issuer: Certificate; readonly names: SubjectNames; readonly nowMs: number },
+  keys: Keys,
 ): string | undefined {
-  if (!equalBytes(leaf.issuerDer, wanted.issuer.subjectDer)) return 'another authority signed it'
+  // Its name is not enough: an authority of the user's own may have been made anew under the same one.
+  if (!isSignedBy(leaf, wanted.issuer, keys)) return 'another authority signed it'
   if (wanted.nowMs < leaf.notBeforeMs) return 'it is from the future: a clock was wrong'
   const leftMs = leaf.notAfterMs - wanted.nowMs
   // Near the authority's own end every leaf is short; making it anew would not make it longer.

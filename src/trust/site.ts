@@ -62,7 +62,7 @@ export async function openSiteTrust(terms: SiteTerms, files: TrustFiles, ports: 
   for (const [file, keyKind] of leafKinds) {
     const wanted = { issuer: authority.certificate, names: terms.names, nowMs: terms.nowMs }
     const old = await readLeaf(file, files, ports)
-    const reason = old === undefined ? 'there was none' : renewalReason(old.certificate, wanted)
+    const reason = old === undefined ? 'there was none' : renewalReason(old.certificate, wanted, ports.keys)
     if (old !== undefined && reason === undefined) {
       servers.push(old)
       continue

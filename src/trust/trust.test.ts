@@ -30,6 +30,18 @@ const ports: TrustPorts = {
   random: { bytes: (count) => Uint8Array.from({ length: count }, () => Math.floor(next() * 256)) },
 }
 const nowMs = Date.UTC(2026, 0, 15, 12)
+
+/** As OpenSSL makes one of a user's own: named as the user says, and again the same. */
+async function namedAuthority(commonName: string): Promise<Identity> {
+  const key = await systemKeys.generate('rsa3072')
+  const terms = { profile: 'authority', commonName, names: { dns: [], ip: [] }, subjectKey: key } as const
+  const dates = { notBeforeMs: nowMs - dayMs, notAfterMs: nowMs + 3650 * dayMs }
+  return {
+    certificate: makeCertificate({ ...terms, ...dates, serial: ports.random.bytes(8).fill(1, 0, 1) }, systemHash),
+    key,
+  }
+}
+
 const names = { dns: ['boot.lab', 'slipway'], ip: ['192.168.77.1'] }
 const authority = await createAuthority({ name: 'Test CA', nowMs }, ports)
 const server = await issueLeaf(authority, { profile: 'server', keyKind: 'p256', names, nowMs }, ports)
@@ -94,13 +106,17 @@ describe('renewalReason', () => {
   const wanted = { issuer: authority.certificate, names, nowMs }
 
   test('a good leaf is kept, one that ends soon, has other names or another issuer is not', async () => {
-    expect(renewalReason(server.certificate, wanted)).toBeUndefined()
-    expect(renewalReason(server.certificate, { ...wanted, nowMs: nowMs + 264 * dayMs })).toBeUndefined()
-    expect(renewalReason(server.certificate, { ...wanted, nowMs: nowMs + 266 * dayMs })).toMatch(/ends on 2027-02-16/)
-    expect(renewalReason(server.certificate, { ...wanted, nowMs: nowMs - 30 * dayMs })).toMatch(/future/)
-    expect(renewalReason(server.certificate, { ...wanted, names: { dns: ['x'], ip: [] } })).toMatch(/names/)
+    expect(renewalReason(server.certificate, wanted, systemKeys)).toBeUndefined()
+    expect(renewalReason(server.certificate, { ...wanted, nowMs: nowMs + 264 * dayMs }, systemKeys)).toBeUndefined()
+    expect(renewalReason(server.certificate, { ...wanted, nowMs: nowMs + 266 * dayMs }, systemKeys)).toMatch(
+      /ends on 2027-02-16/,
+    )
+    expect(renewalReason(server.certificate, { ...wanted, nowMs: nowMs - 30 * dayMs }, systemKeys)).toMatch(/future/)
+    expect(renewalReason(server.certificate, { ...wanted, names: { dns: ['x'], ip: [] } }, systemKeys)).toMatch(/names/)
     const other = await createAuthority({ name: 'Test CA', nowMs }, ports)
-    expect(renewalReason(server.certificate, { ...wanted, issuer: other.certificate })).toMatch(/another authority/)
+    expect(renewalReason(server.certificate, { ...wanted, issuer: other.certificate }, systemKeys)).toMatch(
+      /another authority/,
+    )
   })
 })
 
@@ -233,6 +249,18 @@ describe('openSiteTrust', () => {
     const rotated = await rotateSiteAuthority(terms, files, ports)
     expect(rotated.certificate.der).not.toEqual(authority.certificate.der)
     expect((await openSiteTrust(terms, files, ports)).made.length).toBe(2)
+  })
+
+  test('an authority with the name of the former one and another key has leaves made anew', async () => {
+    const files = memory()
+    for (let count = 0; count < 2; count++) {
+      const own = await namedAuthority('Lab CA')
+      const keyPem = own.key.exportPem()
+      await importSiteAuthority({ certificatePem: pemOf(own), keyPem, nowMs }, files, ports)
+      const { made, servers } = await openSiteTrust(terms, files, ports)
+      expect(made).toHaveLength(2)
+      for (const { certificate } of servers) expect(isSignedBy(certificate, own.certificate, systemKeys)).toBe(true)
+    }
   })
 })
 

@@ -12,11 +12,23 @@ import type { Happening } from '../journal/events.ts'
 import { Journal } from '../journal/journal.ts'
 import { forgetfulJournalStore } from '../journal/store.ts'
 import type { Clock } from '../ports/clock.ts'
+import type { PeerCertificate } from '../ports/tcp.ts'
 import { EventStream } from './event-stream.ts'
 import { ProofDesk, type SignIn } from './proof-desk.ts'
 
 const mac = '52:54:00:77:00:10'
 const kept = new Secret('kept')
+const request: HttpRequest = {
+  from: { address: '192.0.2.66', port: 1 },
+  local: { address: '192.0.2.1', port: 443 },
+  secure: true,
+  certificate: undefined,
+  method: 'GET',
+  path: '',
+  query: new Map(),
+  headers: new Map(),
+  body: new Uint8Array(0),
+}
 
 /** `verifying` is called while a password is looked at. */
 function makeDesk(verifying: () => boolean = () => false) {
@@ -38,21 +50,14 @@ function makeDesk(verifying: () => boolean = () => false) {
   journal.subscribe((event) => happened.push(event))
   const events = new EventStream(journal, clock, createLog('silent'), () => undefined)
   const desk = new ProofDesk({ proofs, passwords, events, clock })
-  const signIn = (from: string, name: string): Promise<SignIn> => {
-    const request: HttpRequest = {
+  const signIn = (from: string, name: string): Promise<SignIn> =>
+    desk.signIn(mac, {
+      ...request,
       from: { address: from, port: 1 },
-      local: { address: '192.0.2.1', port: 443 },
-      secure: true,
-      certificate: undefined,
-      method: 'GET',
-      path: '',
-      query: new Map(),
       headers: new Map([['authorization', `Basic ${btoa(`${name}:guess`)}`]]),
-      body: new Uint8Array(0),
-    }
-    return desk.signIn(mac, request)
-  }
-  return { proofs, happened, signIn, verifiedCount: () => verified, wait: (ms: number) => (nowMs += ms) }
+    })
+  const show = (certificate: PeerCertificate): string => desk.certificate(mac, { ...request, certificate }).kind
+  return { proofs, happened, show, signIn, verifiedCount: () => verified, wait: (ms: number) => (nowMs += ms) }
 }
 
 test('many addresses at once have no more passwords of an account looked at than one after the other', async () => {
@@ -92,4 +97,18 @@ test('an account that is removed, or has another password, while a try is looked
   expect(await changed.signIn('10.0.0.1', 'ann')).toEqual({ kind: 'refused', trouble: { kind: 'wrong' } })
   const untouched = makeDesk(() => true)
   expect(await untouched.signIn('10.0.0.1', 'ann')).toEqual({ kind: 'signedIn', account: 'ann' })
+})
+
+test('a certificate that was made here is good until its end, by whichever authority, and also on a connection from before', () => {
+  const { proofs, happened, show, wait } = makeDesk()
+  const fingerprint = 'ab'
+  const noChain = { kind: 'bad', fingerprint, reason: 'UNABLE_TO_VERIFY_LEAF_SIGNATURE' } as const
+  expect(show(noChain)).toBe('unfit')
+  proofs.putCertificate({ fingerprint, mac, serial: '01', issuedMs: 0, notAfterMs: 1_000, revokedMs: undefined })
+  expect(show(noChain)).toBe('good')
+  expect(show({ kind: 'good', fingerprint })).toBe('good')
+  wait(1_000)
+  expect(show({ kind: 'good', fingerprint })).toBe('unfit')
+  const refused = happened.filter((event) => event.kind === 'certificateRefused')
+  expect(refused.map(({ detail }) => detail)).toEqual([noChain.reason, 'it has ended'])
 })

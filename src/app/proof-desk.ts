@@ -53,9 +53,12 @@ export class ProofDesk {
     const { certificate: shown, from } = request
     if (shown === undefined) return { kind: 'none' }
     const { fingerprint } = shown
-    const fault = shown.kind === 'bad' ? 'unfit' : faultOf(this.#parts.proofs.certificate(fingerprint), mac)
+    const known = this.#parts.proofs.certificate(fingerprint)
+    // One that was made here counts whoever signed it: the authority may have been replaced since. Of others TLS says more.
+    const foreign = known === undefined && shown.kind === 'bad' ? shown.reason : undefined
+    const fault = foreign === undefined ? faultOf(known, mac, this.#parts.clock.wallMs()) : 'unfit'
     if (fault === undefined) return { kind: 'good', fingerprint }
-    const detail = shown.kind === 'bad' ? shown.reason : undefined
+    const detail = fault === 'unfit' ? (foreign ?? 'it has ended') : undefined
     const whose = { mac, address: from.address }
     this.#parts.events.emit(whose, { kind: 'certificateRefused', fingerprint, reason: fault, detail })
     return { kind: fault, fingerprint }

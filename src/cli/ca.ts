@@ -58,6 +58,7 @@ export function addCaCommands(program: Command): void {
       const facts = await rotateAuthority(flags.state ?? defaultStateDirectory(), authorityName())
       process.stdout.write(`${describe(facts)}${takenUp}\n`)
       process.stdout.write('Loaders that trust the former one: slipway loaders list says which. Add them again.\n')
+      process.stdout.write('Certificates of machines stay good: slipway certificate list. Revoke what shall not.\n')
     })
 }
 

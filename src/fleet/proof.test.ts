@@ -21,12 +21,14 @@ const certificate: MachineCertificate = {
   revokedMs: undefined,
 }
 
-test('a certificate is good for the machine it was made for, until it is revoked; one that is not known, for none', () => {
-  expect(faultOf(certificate, mac)).toBeUndefined()
-  expect(faultOf(certificate, other)).toBe('ofAnother')
-  expect(faultOf({ ...certificate, revokedMs: 5 }, mac)).toBe('revoked')
-  expect(faultOf({ ...certificate, revokedMs: 5 }, other)).toBe('ofAnother')
-  expect(faultOf(undefined, mac)).toBe('unknown')
+test('a certificate is good for the machine it was made for, until it is revoked or ends; one that is not known, for none', () => {
+  expect(faultOf(certificate, mac, 0)).toBeUndefined()
+  expect(faultOf(certificate, other, 0)).toBe('ofAnother')
+  expect(faultOf({ ...certificate, revokedMs: 5 }, mac, 0)).toBe('revoked')
+  expect(faultOf({ ...certificate, revokedMs: 5 }, other, 0)).toBe('ofAnother')
+  expect(faultOf(undefined, mac, 0)).toBe('unknown')
+  expect(faultOf(certificate, mac, certificate.notAfterMs)).toBe('unfit')
+  expect(faultOf({ ...certificate, revokedMs: 5 }, mac, certificate.notAfterMs)).toBe('revoked')
 })
 
 test('a stronger proof does where a weaker one is required, never the other way round', () => {

@@ -201,3 +201,15 @@ test('wrong passwords are slowed for who tries them, told, and slow nobody else'
   )
   expect(JSON.stringify(server.events)).not.toMatch(/hunter2|correct horse|wrong horse|p@ss/)
 })
+
+test('when the authority is replaced, the certificates of machines stay good', async () => {
+  expect(await slipway(['ca', 'rotate'])).toContain('Certificates of machines stay good')
+  await slipway(['ca', 'export', at('ca.crt')])
+  process.kill(server.processId, 'SIGHUP')
+  const script = (): Promise<string> =>
+    ask(alpha, 'https://:8443', as('alpha')).then(
+      (got) => got.script,
+      () => '',
+    )
+  await expect.poll(script, { timeout: withinMs }).toMatch(holdsSecrets)
+})

@@ -19,7 +19,7 @@ export const systemKeys: Keys = {
     const pair =
       kind === 'p256'
         ? await generatePair('ec', { namedCurve: 'P-256' })
-        : await generatePair('rsa', { modulusLength: 3072, publicExponent: 0x10001 })
+        : await generatePair('rsa', { modulusLength: kind === 'rsa2048' ? 2048 : 3072, publicExponent: 0x10001 })
     return wrap(pair.privateKey)
   },
   read: (pem) => {

@@ -15,7 +15,7 @@ import type { PeerCertificate, TcpListener, TcpNetwork } from '../ports/tcp.ts'
 import type { Endpoint } from '../ports/udp.ts'
 import { codeOf } from './file.ts'
 import { adopt, listenOn } from './tcp.ts'
-import { doorLimits, endpointOf, type Opening, TlsDoor } from './tls-door.ts'
+import { doorLimits, endpointOf, type Opening, provingDoorLimits, TlsDoor } from './tls-door.ts'
 
 /** One certificate with its key; several may stand side by side (RSA and P-256), the client's ciphers choose. */
 export type TlsIdentity = {
@@ -68,8 +68,9 @@ export function createTlsNetwork(terms: TlsTerms, events: TlsEvents, plain: TcpN
   let current = terms
   return {
     listen: async (binding, accept): Promise<TcpListener> => {
+      const limits = current.clientCa === undefined ? doorLimits : provingDoorLimits
       const server = createServer(
-        { ...optionsOf(current), handshakeTimeout: doorLimits.handshakeMsMax, noDelay: true },
+        { ...optionsOf(current), handshakeTimeout: limits.handshakeMsMax, noDelay: true },
         (socket) => {
           door.leave(parentOf(socket) ?? socket)
           const session = describe(socket)
@@ -80,6 +81,7 @@ export function createTlsNetwork(terms: TlsTerms, events: TlsEvents, plain: TcpN
       const openings = new WeakMap<object, Opening>()
       const { openingIsWhole } = events
       const door = new TlsDoor({
+        limits,
         openingIsWhole,
         begin: (socket, opening) => {
           openings.set(socket, opening)

@@ -1,7 +1,7 @@
 import type { Secret } from '../base/secret.ts'
 
 /** RSA for what is old: iPXE of 2019 knows nothing else. P-256 for what is not. */
-export type KeyKind = 'rsa3072' | 'p256'
+export type KeyKind = 'rsa3072' | 'rsa2048' | 'p256'
 
 /** Key pairs, made and used outside: no room holds the numbers of a private key. */
 export interface Keys {

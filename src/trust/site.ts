@@ -107,12 +107,12 @@ export async function issueMachineCertificate(
   ports: TrustPorts,
 ): Promise<Identity> {
   const none = { dns: [], ip: [] }
-  // RSA: the iPXE of 2019 can sign with nothing else.
+  // RSA: the iPXE of 2019 can sign with nothing else. 2048 bits: it takes the third of the time that 3072 do.
   return issueLeaf(
     authority,
     {
       profile: 'client',
-      keyKind: 'rsa3072',
+      keyKind: 'rsa2048',
       names: none,
       commonName: terms.machine,
       days: terms.days,

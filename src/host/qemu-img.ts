@@ -1,15 +1,12 @@
 /** Formats that we do not read ourselves are left to qemu-img, where it is installed. */
-import { execFile } from 'node:child_process'
 import { OperationError } from '../base/errors.ts'
-import { codeOf } from './file.ts'
+import { runTool } from './tool.ts'
 
 export type ForeignFormat = 'vmdk' | 'vhdx' | 'vdi' | 'vpc'
 
-const outputBytesMax = 1024 * 1024
-
 /**
  * Makes a raw image of it, with holes. The source must stand alone: one that names other files could name any.
- * @throws {OperationError} toolMissing, imageCorrupt, imageUnsupported, noSpace
+ * @throws {OperationError} toolMissing, imageCorrupt, imageUnsupported, noSpace, interrupted
  */
 export async function convertToRaw(
   from: { readonly path: string; readonly format: ForeignFormat },
@@ -27,30 +24,19 @@ export async function convertToRaw(
   await qemuImg(['convert', '-f', from.format, '-O', 'raw', '-S', '4k', from.path, to], from.format, signal)
 }
 
-function qemuImg(args: readonly string[], format: string, signal: AbortSignal): Promise<string> {
-  return new Promise((resolve, reject) => {
-    const options = { maxBuffer: outputBytesMax, encoding: 'utf8', signal } as const
-    execFile('qemu-img', args, options, (error, stdout, stderr) => {
-      if (error === null) resolve(stdout)
-      else reject(describe(error, format, stderr))
-    })
+async function qemuImg(args: readonly string[], format: string, signal: AbortSignal): Promise<string> {
+  const { code, said, complained } = await runTool('qemu-img', args, {
+    env: process.env,
+    signal,
+    debianPackage: 'qemu-utils',
+    name: `qemu-img, which a ${format} image needs,`,
+    otherwise: 'convert the image where it is: qemu-img convert -O qcow2 FILE OTHER',
   })
-}
-
-function describe(error: Error, format: string, stderr: string): OperationError {
-  if (codeOf(error) === 'ENOENT') {
-    const hint = 'Install it (apt install qemu-utils), or convert the image where it is: qemu-img convert -O qcow2.'
-    return new OperationError('toolMissing', `a ${format} image needs the program qemu-img, which is not here`, hint)
+  if (code === 0) return said.toString()
+  if (/No space left/i.test(complained)) {
+    throw new OperationError('noSpace', 'the disk is full', 'Free space on the disk that holds it; nothing was kept.')
   }
-  if (codeOf(error) === 'ABORT_ERR') {
-    return new OperationError('interrupted', 'stopped before the image was whole', 'Nothing was kept.')
-  }
-  const said = stderr.trim().split('\n')[0] ?? ''
-  if (/No space left/i.test(stderr)) {
-    return new OperationError('noSpace', 'the disk is full', 'Free space on the disk that holds it; nothing was kept.')
-  }
+  const why = complained.trim().split('\n')[0] ?? ''
   const hint = 'Fetch it again, or look at it: qemu-img info FILE.'
-  return new OperationError('imageCorrupt', `qemu-img cannot read this ${format} image: ${said}`, hint, {
-    cause: error,
-  })
+  throw new OperationError('imageCorrupt', `qemu-img cannot read this ${format} image: ${why}`, hint)
 }

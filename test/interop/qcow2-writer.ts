@@ -7,7 +7,6 @@
  */
 import { writeSync } from 'node:fs'
 import { seededRandom } from '../../src/base/random.ts'
-import { openRawDevice } from '../../src/block/file.ts'
 import { openQcow2 } from '../../src/block/qcow2/open.ts'
 import { sectorBytes, sectorOf } from '../../src/block/testing/histories.ts'
 import { nodeCompression } from '../../src/host/compression.ts'
@@ -15,10 +14,9 @@ import { openFile } from '../../src/host/file.ts'
 
 const [clonePath = '', goldenPath = '', seed = '1'] = process.argv.slice(2)
 const say = (line: string): void => void writeSync(1, `${line}\n`)
-const golden = await openRawDevice(await openFile(goldenPath, 'readOnly'), { readOnly: true })
 const device = await openQcow2(await openFile(clonePath, 'readWrite'), {
   compression: nodeCompression,
-  backing: { resolve: () => Promise.resolve({ kind: 'device', device: golden }) },
+  backing: { resolve: async () => ({ kind: 'file', file: await openFile(goldenPath, 'readOnly') }) },
 })
 const sectors = device.sizeBytes / sectorBytes
 const random = seededRandom(Number(seed))

@@ -7,6 +7,7 @@ import { execFileSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { basename, dirname, join } from 'node:path'
+import { deflateRawSync, zstdCompressSync } from 'node:zlib'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { seededRandom } from '../../src/base/random.ts'
 import { expectSame, patterned, readAll } from '../../src/block/device.contract.ts'
@@ -14,6 +15,7 @@ import type { BlockDevice } from '../../src/block/device.ts'
 import { checkQcow2 } from '../../src/block/qcow2/check.ts'
 import { createClone } from '../../src/block/qcow2/create.ts'
 import { type BackingResolver, describeQcow2, openQcow2, readHeader } from '../../src/block/qcow2/open.ts'
+import { type HandmadeCluster, type HandmadeImage, makeImage } from '../../src/block/testing/handmade-image.ts'
 import { nodeCompression } from '../../src/host/compression.ts'
 import { openFile } from '../../src/host/file.ts'
 
@@ -206,6 +208,61 @@ test('internal snapshots are read, and writing above them leaves them as they we
     expect((await describeQcow2(file)).snapshots.map(({ name }) => name)).toEqual(['first', 'second'])
     await file.close()
   }
+})
+
+test('an image that QEMU left dirty, its counts behind, is repaired when it is opened to be written', async () => {
+  const path = makeByQemu('left-dirty', 'lazy_refcounts=on')
+  expect(() => qemu('qemu-io', '-c', 'write -P 5 3M 700k', '-c', 'flush', '-c', 'abort', path)).toThrow()
+  const left = await openFile(path, 'readOnly')
+  const header = await readHeader(left)
+  expect(header.dirty).toBe(true)
+  expect((await checkQcow2(left, header)).errorCount).toBeGreaterThan(0)
+  await left.close()
+  const shown = await contentHere(path)
+  await (await open(path, 'readWrite')).close()
+  expectClean(path)
+  expectSame(contentByQemu(path, 'qcow2'), shown, 'after the repair')
+})
+
+test('bitmaps are not kept up, and say so; an image with bitmaps that was left dirty is not repaired', async () => {
+  const path = makeByQemu('bitmaps', 'cluster_size=65536')
+  qemu('qemu-img', 'bitmap', '--add', path, 'changes')
+  const model = contentByQemu(path, 'qcow2')
+  const device = await open(path, 'readWrite')
+  await scribble(device, model, 3)
+  await device.close()
+  expectSame(contentByQemu(path, 'qcow2'), model, 'the disk')
+  const file = await openFile(path, 'readOnly')
+  // Autoclear bit 0: without it the bitmaps are known to be stale.
+  expect(await readHeader(file)).toMatchObject({ hasBitmaps: true, hasAutoclear: false, dirty: false })
+  await file.close()
+  const bytes = readFileSync(path)
+  bytes.writeUInt32BE(bytes.readUInt32BE(76) | 1, 76)
+  writeFileSync(path, bytes)
+  await expect(open(path, 'readWrite')).rejects.toMatchObject({ code: 'imageUnsupported', hint: expect.any(String) })
+})
+
+test.for<[what: string, image: Partial<HandmadeImage>]>([
+  ['deflate, version 2', { version: 2 }],
+  ['zstd, with a snapshot', { compression: 'zstd', hasSnapshot: true }],
+  ['extended entries, counts of 64 bits', { extendedL2: true, clusterBits: 14, refcountOrder: 6 }],
+])('images that the simulations begin with are what QEMU takes for images: %s', async ([what, image]) => {
+  const { version = 3, compression = 'deflate', clusterBits = 12 } = image
+  const clusterBytes = 2 ** clusterBits
+  const content = mixedContent(64 * clusterBytes, clusterBits)
+  const clusters = Array.from({ length: 64 }, (_, i): HandmadeCluster => {
+    const bytes = content.subarray(i * clusterBytes, (i + 1) * clusterBytes)
+    if (i % 4 === 0) bytes.fill(0)
+    if (i % 4 === 0) return { kind: i % 8 === 0 && version === 3 ? 'zero' : 'hole' }
+    const packed = compression === 'zstd' ? zstdCompressSync(bytes) : deflateRawSync(bytes)
+    return i % 4 === 1 || packed.byteLength >= clusterBytes
+      ? { kind: 'data', bytes }
+      : { kind: 'packed', bytes: packed }
+  })
+  const path = at(`handmade-${what.length}.qcow2`)
+  writeFileSync(path, makeImage({ sizeBytes: content.byteLength, version, clusterBits, ...image, clusters }))
+  expectClean(path)
+  expectSame(contentByQemu(path, 'qcow2'), content, what)
 })
 
 describe('what is not supported is refused in words', () => {

@@ -5,13 +5,15 @@
  */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { gunzipSync } from 'node:zlib'
+import { deflateRawSync, gunzipSync, zstdCompressSync } from 'node:zlib'
 import { describe, expect, test } from 'vitest'
 import { OperationError } from '../../base/errors.ts'
 import { seededRandom } from '../../base/random.ts'
 import { nodeCompression } from '../../host/compression.ts'
 import { expectSame, readAll } from '../device.contract.ts'
+import { backingChainMax } from '../limits.ts'
 import { createMemoryDevice } from '../memory.ts'
+import { makeImage } from '../testing/handmade-image.ts'
 import { SimulatedFile } from '../testing/simulated-file.ts'
 import { checkQcow2 } from './check.ts'
 import { createClone } from './create.ts'
@@ -179,6 +181,55 @@ test('an image that names itself as its backing file is refused', async () => {
     },
   }
   await expect(openQcow2(file, { ...options, backing })).rejects.toMatchObject({ code: 'backingLoop' })
+})
+
+test('images that stand on each other for ever are refused, whatever their names', async () => {
+  let opened = 0
+  const backing: BackingResolver = {
+    resolve: async () => {
+      const file = new SimulatedFile({ path: `/images/link-${opened++}.qcow2` })
+      await createClone(file, { sizeBytes: 65536, backing: { name: 'next.qcow2', format: 'qcow2' } })
+      return { kind: 'file', file }
+    },
+  }
+  const found = await backing.resolve({ name: '', format: undefined }, '')
+  const first = found?.kind === 'file' ? found.file : new SimulatedFile()
+  await expect(openQcow2(first, { ...options, backing })).rejects.toMatchObject({ code: 'backingLoop' })
+  expect(opened).toBeLessThanOrEqual(backingChainMax + 1)
+})
+
+describe('compressed clusters that hurt', () => {
+  const clusterBytes = 65_536
+  const cluster = Uint8Array.from({ length: clusterBytes }, (_, i) => (i * 7) % 251)
+  const packs = { deflate: deflateRawSync, zstd: zstdCompressSync } as const
+  test.for<[what: string, method: 'deflate' | 'zstd', bytes: (pack: (b: Uint8Array) => Uint8Array) => Uint8Array]>([
+    ['a bomb of 256 MiB', 'deflate', (pack) => pack(new Uint8Array(256 * 1024 * 1024))],
+    ['a bomb of 256 MiB', 'zstd', (pack) => pack(new Uint8Array(256 * 1024 * 1024))],
+    ['a stream that is cut off', 'deflate', (pack) => pack(cluster).subarray(0, 100)],
+    ['a stream that is cut off', 'zstd', (pack) => pack(cluster).subarray(0, 100)],
+    ['a stream that gives too little', 'deflate', (pack) => pack(cluster.subarray(0, 4096))],
+    ['a stream that gives too little', 'zstd', (pack) => pack(cluster.subarray(0, 4096))],
+    ['noise', 'deflate', () => cluster.subarray(0, 3000)],
+    ['noise', 'zstd', () => cluster.subarray(0, 3000)],
+  ])('%s, %s: its cluster is not read, its neighbours are', async ([, method, bytes]) => {
+    const pack = (content: Uint8Array): Uint8Array => new Uint8Array(packs[method](content))
+    const content = makeImage({
+      sizeBytes: 2 * clusterBytes,
+      clusterBits: 16,
+      version: 3,
+      compression: method,
+      clusters: [
+        { kind: 'packed', bytes: pack(cluster) },
+        { kind: 'packed', bytes: bytes(pack) },
+      ],
+    })
+    const device = await openQcow2(new SimulatedFile({ content, readOnly: true }), options)
+    const target = new Uint8Array(clusterBytes)
+    const read = async (): Promise<void> => await device.read(clusterBytes, target)
+    await expect(read()).rejects.toMatchObject({ code: 'imageCorrupt', hint: expect.any(String) })
+    await device.read(0, target)
+    expectSame(target, cluster, 'the neighbour')
+  })
 })
 
 test('a cluster is not used again while a read that began before is still under way', async () => {

@@ -18,7 +18,7 @@ export type HttpLimits = {
   readonly stallMs: number
   /**
    * After the last answer: for the client's FIN. The kernel may still hold megabytes of the answer for a slow client, and
-   * to end the connection from our side would throw them away.
+   * to end the connection from our side would throw them away. Where connectionsMax is reached these make room first.
    */
   readonly lingerMs: number
   /** When the server is closed: for answers under way. */

@@ -70,8 +70,12 @@ export class ServedConnection implements TcpHandler {
     this.#perform(first.outputs)
   }
 
-  get isIdle(): boolean {
-    return this.#state.kind === 'idle'
+  get kind(): State['kind'] {
+    return this.#state.kind
+  }
+
+  get address(): string {
+    return this.#tcp.remote.address
   }
 
   onData(chunk: Uint8Array): void {

@@ -93,7 +93,10 @@ class Client {
   connection: TcpConnection | undefined
   #clock: VirtualClock
 
-  constructor({ clock, network }: World, terms: { address?: string; bytesPerMs?: number; sends?: string } = {}) {
+  constructor(
+    { clock, network }: World,
+    terms: { address?: string; bytesPerMs?: number; sends?: string; staysOpen?: boolean } = {},
+  ) {
     this.#clock = clock
     network
       .connectFrom(terms.address ?? '10.0.1.1', serverAt, (connection) => {
@@ -109,7 +112,7 @@ class Client {
           },
           onEnd: () => {
             this.ended = true
-            connection.end()
+            if (terms.staysOpen !== true) connection.end()
           },
           onClose: (reason) => {
             this.closed = reason
@@ -373,6 +376,24 @@ test('connections are bounded per address and in all, and idle ones make room', 
   await w.clock.run(() => good.answers().length === 1, 1_000)
   expectBytes(good.answers()[0]?.body ?? new Uint8Array(0), 0, 9)
   expect(idle.filter(({ closed }) => closed !== undefined).length).toBe(1)
+})
+
+test('who never hangs up takes no place from others, and one address no more than its own from those that ask like everybody', async () => {
+  const limits = { connectionsMax: 6, connectionsPerAddressMax: 4 }
+  const w = await world({ limits })
+  const ask = (address: string): Client =>
+    new Client(w, { address, sends: get('/bytes/9', 'Connection: close\r\n'), staysOpen: true })
+  const decent = [ask('10.0.2.1'), ask('10.0.2.2')]
+  await w.clock.run(() => decent.every(({ ended }) => ended), 1_000)
+  const greedy = Array.from({ length: 4 }, () => ask('10.0.1.1'))
+  await w.clock.run(() => greedy.every(({ ended }) => ended), 1_000)
+  expect(w.server.connectionCount).toBe(6)
+  const good = ['10.0.3.1', '10.0.3.2'].map((address) => ask(address))
+  await w.clock.run(() => good.every(({ ended }) => ended), 1_000)
+  for (const client of good) expectBytes(client.answers()[0]?.body ?? new Uint8Array(0), 0, 9)
+  expect(greedy.filter(({ closed }) => closed !== undefined).length).toBe(2)
+  expect(decent.filter(({ closed }) => closed !== undefined).length).toBe(0)
+  expect(w.events.filter((event) => event.kind === 'dropped')).toEqual([])
 })
 
 test('after its share of requests a connection is closed, and says so', async () => {

@@ -85,7 +85,7 @@ class Server implements HttpServer, ConnectionServer {
     const { connectionsMax, connectionsPerAddressMax } = this.limits
     const { address } = tcp.remote
     const ofAddress = this.#perAddress.get(address) ?? 0
-    const full = this.#connections.size >= connectionsMax && !this.#endOneIdle()
+    const full = this.#connections.size >= connectionsMax && !this.#makeRoom()
     if (full || ofAddress >= connectionsPerAddressMax || this.#closing !== undefined) {
       this.emit({ kind: 'dropped', from: tcp.remote, reason: 'tooManyConnections' })
       tcp.destroy()
@@ -97,11 +97,20 @@ class Server implements HttpServer, ConnectionServer {
     return connection
   }
 
-  /** Makes room: a connection that only waits for a next request can be made again by who needs it. */
-  #endOneIdle(): boolean {
-    for (const connection of this.#connections) {
-      if (!connection.isIdle) continue
-      connection.destroy()
+  /**
+   * Ends one that is not needed: first of those that were told all and only owe us a FIN, then of those that wait for a next
+   * request, which can be made again. Of each, one of the address that has most: who asks like everybody keeps theirs.
+   */
+  #makeRoom(): boolean {
+    const countOf = ({ address }: ServedConnection): number => this.#perAddress.get(address) ?? 0
+    for (const kind of ['lingering', 'idle'] as const) {
+      let found: ServedConnection | undefined
+      for (const connection of this.#connections) {
+        if (connection.kind !== kind) continue
+        if (found === undefined || countOf(connection) > countOf(found)) found = connection
+      }
+      if (found === undefined) continue
+      found.destroy()
       return true
     }
     return false

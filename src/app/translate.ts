@@ -5,6 +5,7 @@ import type { DhcpEvent } from '../dhcp/policy.ts'
 import type { HttpEvent } from '../http/policy.ts'
 import type { IscsiEvent, SessionIdentity } from '../iscsi/policy.ts'
 import { type Happening, type Stage, stageOfIsid } from '../journal/events.ts'
+import { foreign } from '../journal/text.ts'
 import type { TftpEvent } from '../tftp/policy.ts'
 import type { Whose } from './event-stream.ts'
 
@@ -90,12 +91,16 @@ export function fromTftp(event: TftpEvent): Said {
   }
 }
 
-/** Scripts and reports have events of their own, with more in them. */
+/**
+ * Scripts and reports have events of their own, with more in them. A path that could not be looked up comes as it was sent: its
+ * query is no part of an event, for there are secrets in some, and it may be as long as a request.
+ */
 export function fromHttp(event: HttpEvent): Said | undefined {
   const whose = { address: event.from.address }
   switch (event.kind) {
     case 'answered': {
-      const { path, status, sentBytes, bodyBytes, durationMs, secure } = event
+      const { status, sentBytes, bodyBytes, durationMs, secure } = event
+      const path = pathOf(event)
       if (status === 404) return { whose, happening: { kind: 'httpNotFound', path } }
       // The question for the key, before it is shown: the answer follows.
       if (status === 401 && path.startsWith('/linux/')) return undefined
@@ -110,9 +115,16 @@ export function fromHttp(event: HttpEvent): Said | undefined {
     case 'handlerFailed':
     case 'fileFailed': {
       const hint = 'Look at the log above this line; the machine tries again by itself.'
-      return { whose, happening: { kind: 'failed', step: `HTTP ${event.path}`, reason: event.detail, hint } }
+      return {
+        whose,
+        happening: { kind: 'failed', step: `HTTP ${pathOf(event)}`, reason: foreign(event.detail), hint },
+      }
     }
   }
+}
+
+function pathOf({ path }: { readonly path: string }): string {
+  return foreign(path.replace(/[?#].*$/s, ''))
 }
 
 /** `bootOf` names the boot that a user's credentials are of. */

@@ -26,6 +26,8 @@ export interface TrustFiles {
   read(name: string): Promise<string | undefined>
   /** Whole or not at all, and on stable storage when it resolves; a secret is readable by its owner only. */
   write(name: string, text: string | Secret): Promise<void>
+  /** No other process, and nobody else in this one, is inside an `action` of these files meanwhile. @throws {OperationError} trustInUse */
+  alone<T>(action: () => Promise<T>): Promise<T>
 }
 
 export interface SiteTerms {
@@ -54,9 +56,13 @@ const leafKinds: ReadonlyArray<readonly [file: string, kind: KeyKind]> = [
  * Reads what is there and makes what is missing. Call it again once a day: that is the renewal.
  * @throws {OperationError} those of importAuthority and issueLeaf; authorityKeyMissing
  */
-export async function openSiteTrust(terms: SiteTerms, files: TrustFiles, ports: TrustPorts): Promise<SiteTrust> {
+export function openSiteTrust(terms: SiteTerms, files: TrustFiles, ports: TrustPorts): Promise<SiteTrust> {
+  return files.alone(() => openTrust(terms, files, ports))
+}
+
+async function openTrust(terms: SiteTerms, files: TrustFiles, ports: TrustPorts): Promise<SiteTrust> {
   const made: string[] = []
-  const { authority, isNew } = await openSiteAuthority(terms, files, ports)
+  const { authority, isNew } = await openAuthority(terms, files, ports)
   if (isNew) made.push(`ca: ${authority.certificate.subject}`)
   const servers: Identity[] = []
   for (const [file, keyKind] of leafKinds) {
@@ -77,11 +83,22 @@ export async function openSiteTrust(terms: SiteTerms, files: TrustFiles, ports: 
 }
 
 /** The authority alone, made if there is none. @throws {OperationError} those of importAuthority; authorityKeyMissing */
-export async function openSiteAuthority(
+export function openSiteAuthority(
   terms: Pick<SiteTerms, 'authorityName' | 'nowMs'>,
   files: TrustFiles,
   ports: TrustPorts,
-): Promise<{ readonly authority: Identity; readonly isNew: boolean }> {
+): Promise<OpenedAuthority> {
+  return files.alone(() => openAuthority(terms, files, ports))
+}
+
+type OpenedAuthority = { readonly authority: Identity; readonly isNew: boolean }
+
+/** Between not finding one and writing it nobody else may do the same: the site would have two, and one key for neither. */
+async function openAuthority(
+  terms: Pick<SiteTerms, 'authorityName' | 'nowMs'>,
+  files: TrustFiles,
+  ports: TrustPorts,
+): Promise<OpenedAuthority> {
   const known = await readSiteAuthority(terms.nowMs, files, ports.keys)
   if (known !== undefined) return { authority: known, isNew: false }
   const authority = await createAuthority({ name: terms.authorityName, nowMs: terms.nowMs }, ports)
@@ -129,7 +146,7 @@ export async function importSiteAuthority(
   ports: TrustPorts,
 ): Promise<Identity> {
   const authority = importAuthority(given, ports.keys)
-  await writeAuthority(authority, files)
+  await files.alone(() => writeAuthority(authority, files))
   return authority
 }
 
@@ -140,7 +157,7 @@ export async function rotateSiteAuthority(
   ports: TrustPorts,
 ): Promise<Identity> {
   const authority = await createAuthority({ name: terms.authorityName, nowMs: terms.nowMs }, ports)
-  await writeAuthority(authority, files)
+  await files.alone(() => writeAuthority(authority, files))
   return authority
 }
 

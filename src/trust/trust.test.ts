@@ -205,6 +205,7 @@ describe('openSiteTrust', () => {
       kept,
       read: async (name) => kept.get(name),
       write: async (name, text) => void kept.set(name, text instanceof Secret ? text.reveal() : text),
+      alone: (action) => action(),
     }
   }
   const terms = { authorityName: 'Site', names, nowMs }

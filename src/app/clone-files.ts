@@ -30,9 +30,15 @@ export function reservationsPathOf(clonePath: string): string {
   return `${clonePath.slice(0, -'.qcow2'.length)}.reservations.json`
 }
 
+/** That it is being sanitized: beside it, and gone with it. */
+export function sanitizePathOf(clonePath: string): string {
+  return `${clonePath.replace(/\.qcow2$/, '')}.sanitize.json`
+}
+
 /** Reservations first: a clone that begins afresh under the same name must never find somebody's. @throws what Node throws */
 export async function removeClone(clonePath: string): Promise<void> {
   await removeIfThere(reservationsPathOf(clonePath))
+  await removeIfThere(sanitizePathOf(clonePath))
   await removeIfThere(clonePath)
 }
 

@@ -13,10 +13,12 @@ import { openFile, openFileAlone } from '../host/file.ts'
 import { type FileLock, lockFile } from '../host/lock.ts'
 import { dirname, join, resolve } from '../host/path.ts'
 import { openReservationFile } from '../host/reservation-file.ts'
+import { openSanitizeFile } from '../host/sanitize-file.ts'
 import type { RandomAccessFile } from '../ports/file.ts'
 import type { ReservationStore } from '../scsi/reservations/store.ts'
+import type { SanitizeStore } from '../scsi/sanitize-store.ts'
 import type { BootTraces, TraceRecording } from './boot-traces.ts'
-import { listCloneFiles, nameOfClone, removeClone, reservationsPathOf } from './clone-files.ts'
+import { listCloneFiles, nameOfClone, removeClone, reservationsPathOf, sanitizePathOf } from './clone-files.ts'
 import { type GoldenImage, placeOf } from './golden.ts'
 import { cloneOfAnother, type ImageShelf, type MeantImage } from './shelf.ts'
 
@@ -27,6 +29,8 @@ export type Clone = {
   readonly goldenPath: string
   /** What initiators reserved, kept for as long as the clone is. */
   readonly reservations: ReservationStore
+  /** Whether a SANITIZE of it was cut off. */
+  readonly sanitize: SanitizeStore
   /** What it reads of its golden image is being taken down. */
   readonly recording: TraceRecording | undefined
 }
@@ -130,6 +134,7 @@ export class Clones {
     let recording: TraceRecording | undefined
     try {
       const reservations = await openReservationFile(reservationsPathOf(path))
+      const sanitize = await openSanitizeFile(sanitizePathOf(path))
       let goldenPath = ''
       const backing: BackingResolver = {
         resolve: async ({ name }, from) => {
@@ -144,7 +149,7 @@ export class Clones {
         },
       }
       const device = await openQcow2(file, { compression: nodeCompression, backing, readOnly })
-      return { device, path, goldenPath, reservations, recording, lock }
+      return { device, path, goldenPath, reservations, sanitize, recording, lock }
     } catch (error) {
       recording?.end()
       await file.close()

@@ -16,6 +16,7 @@ import { systemRandom } from '../host/random.ts'
 import type { SessionIdentity } from '../iscsi/policy.ts'
 import type { BootEvent } from '../journal/events.ts'
 import { Journal } from '../journal/journal.ts'
+import type { Clock } from '../ports/clock.ts'
 import type { DeviceServer, Nexus, Task } from '../scsi/task.ts'
 import { BootTraces, describeTrace } from './boot-traces.ts'
 import { resetClone } from './clone-commands.ts'
@@ -32,11 +33,11 @@ const targetName = targetNameOf(namingAuthorityDefault, mac)
 const initiatorName = initiatorNameOf(namingAuthorityDefault, mac)
 
 /** Two versions of one image: 1s and 2s. */
-async function libraryAt(state: string): Promise<Library> {
+async function libraryAt(state: string, imageBytes = 1 << 20): Promise<Library> {
   const library = await Library.open(join(folder, state))
   for (const version of [1, 2]) {
     const source = join(folder, `${state}-${version}.img`)
-    writeFileSync(source, Buffer.alloc(1 << 20, version))
+    writeFileSync(source, Buffer.alloc(imageBytes, version))
     const signal = new AbortController().signal
     await library.add({ name: 'lab', source, sha256: undefined, signal, onProgress: () => undefined })
   }
@@ -51,7 +52,12 @@ type Server = {
 }
 
 /** What `slipway up lab` has around its disks; started again over the same state as often as one likes. */
-function serverOver(library: Library, store: MemoryFleetStore, clonePolicy: ClonePolicy | undefined): Server {
+function serverOver(
+  library: Library,
+  store: MemoryFleetStore,
+  clonePolicy: ClonePolicy | undefined,
+  clock: Clock = systemClock,
+): Server {
   const assignment = { image: 'lab', version: undefined, clonePolicy }
   const terms = { policy: 'all', namingAuthority: namingAuthorityDefault, assignment, transport: 'auto' } as const
   const fleet = new Fleet(terms, store, (bytes) => systemRandom.bytes(bytes))
@@ -80,7 +86,7 @@ function serverOver(library: Library, store: MemoryFleetStore, clonePolicy: Clon
     policyOf: (image) => library.store.policyOf(image) ?? 'persistent',
     nextName: () => `boot${sessions}n${names++}`,
     events,
-    clock: systemClock,
+    clock,
     chap: 'mutual',
   })
   const close = async (): Promise<void> => {
@@ -122,7 +128,7 @@ function logout({ desk }: Server, session: Session): void {
   desk.noteClosed(session.identity)
 }
 
-type Ended = { readonly status: 'good' | number; readonly bytes: Uint8Array }
+type Ended = { readonly status: 'good' | number; readonly bytes: Uint8Array; readonly sense?: string }
 
 /** READ(10) or WRITE(10) of one block. */
 function command(session: Session, opcode: number, block: number, dataOut = new Uint8Array(0)): Promise<Ended> {
@@ -151,7 +157,7 @@ function execute(session: Session, cdb: Uint8Array, dataOut = new Uint8Array(0))
       fail: (status, sense) => {
         // The first command after a login hears of the power on (SAM-5 §5.14), as after a real one.
         if ((sense[2] ?? 0) % 16 === 6) resolve(execute(session, cdb, dataOut))
-        else resolve({ status, bytes })
+        else resolve({ status, bytes, sense: `${(sense[2] ?? 0) % 16}/${Buffer.from(sense).toString('hex', 12, 14)}` })
       },
     }
     session.deviceServer.execute(task)
@@ -329,6 +335,52 @@ test('a registration that is to survive (APTPL) survives a restart and the next 
     hint: expect.stringContaining('initiators that had registered must do so again'),
   })
   await four.close()
+  library.close()
+})
+
+test('a disk that is being sanitized stays open without sessions, and one that was cut off is shut after a restart', async () => {
+  const library = await libraryAt('sanitized', 4 << 20)
+  const store = new MemoryFleetStore()
+  const directory = join(library.directory, '../clones')
+  const waiting = new Set<() => void>()
+  const clock: Clock = {
+    ...systemClock,
+    after: (afterMs, fire) => {
+      if (afterMs !== 15_000) return systemClock.after(afterMs, fire)
+      waiting.add(fire)
+      return { cancel: () => waiting.delete(fire) }
+    },
+  }
+  const one = serverOver(library, store, 'persistent', clock)
+  const user = begin(one)
+  const session = await login(one, user)
+  const testUnitReady = async (of: Session): Promise<unknown> => {
+    const { status, sense } = await execute(of, new Uint8Array(16))
+    return sense ?? status
+  }
+  // OVERWRITE, at once, and its failure may be left.
+  const cdb = Uint8Array.of(0x48, 0xa1, 0, 0, 0, 0, 0, 0, 5, 0)
+  expect((await execute(session, cdb, Uint8Array.of(1, 0, 0, 1, 0xaa))).status).toBe('good')
+  logout(one, session)
+  const [idle] = waiting
+  waiting.clear()
+  idle?.()
+  await vi.waitFor(() => expect(waiting.size, 'it waits again').toBe(1))
+  expect(lockFile(join(directory, '52-54-00-77-00-10.qcow2'), 'mustBeThere')).toBeUndefined()
+  expect(await testUnitReady(await login(one, user))).toBe('2/041b')
+  await one.close()
+  expect(one.happened.filter(({ kind }) => kind === 'diskFailed')).toMatchObject([
+    { reason: expect.stringContaining('SANITIZE was cut off') },
+  ])
+
+  const two = serverOver(library, store, 'persistent')
+  const again = await login(two, user)
+  expect(await testUnitReady(again)).toBe('3/3103')
+  expect((await command(again, 0x28, 100)).status).toBe(2)
+  expect((await execute(again, Uint8Array.of(0x48, 0x1f, 0, 0, 0, 0, 0, 0, 0, 0))).status).toBe('good')
+  expect(await testUnitReady(again)).toBe('good')
+  expect(clonesIn(library)).toEqual(['52-54-00-77-00-10.qcow2'])
+  await two.close()
   library.close()
 })
 

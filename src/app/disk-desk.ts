@@ -23,7 +23,7 @@ import type {
 } from '../iscsi/policy.ts'
 import { stageOfIsid } from '../journal/events.ts'
 import type { Clock, Timer } from '../ports/clock.ts'
-import { createDeviceServer } from '../scsi/device-server.ts'
+import { createDeviceServer, type TargetDevice } from '../scsi/device-server.ts'
 import type { DeviceServer, Nexus } from '../scsi/task.ts'
 import type { BootTraces } from './boot-traces.ts'
 import { nameOfClone } from './clone-files.ts'
@@ -67,6 +67,8 @@ const keptMs = 300_000
 type OpenDisk = {
   readonly clone: Clone
   readonly server: WatchedDisk
+  /** The device server itself: it may be at work when its last session has ended. */
+  readonly inner: TargetDevice
   readonly policy: ClonePolicy
   announced: boolean
 }
@@ -242,6 +244,9 @@ export class DiskDesk implements TargetDirectory {
     for (const machine of this.#machines.values()) {
       machine.idle?.cancel()
       await machine.queue
+      // What was queued may have begun to wait anew.
+      machine.idle?.cancel()
+      for (const { inner } of machine.open.values()) await inner.stop()
     }
     this.#machines.clear()
     await this.#parts.clones.closeAll()
@@ -342,6 +347,7 @@ export class DiskDesk implements TargetDirectory {
           device: clone.device,
           serialNumber: mac.replaceAll(/[^0-9a-z]/g, ''),
           reservationStore: clone.reservations,
+          sanitizeStore: clone.sanitize,
         },
       ],
       report: (error) => this.#report(mac, 'use the disk', error),
@@ -357,7 +363,7 @@ export class DiskDesk implements TargetDirectory {
       },
       progress: (readBytes, writtenBytes) => events.emit({ mac }, { kind: 'progress', readBytes, writtenBytes }),
     })
-    return { clone, server: watched, policy, announced: false }
+    return { clone, server: watched, inner: server, policy, announced: false }
   }
 
   /** False: there is no disk for that boot. */
@@ -391,7 +397,7 @@ export class DiskDesk implements TargetDirectory {
     try {
       for (const file of await clones.filesOfBoots(mac)) {
         const disk = machine.open.get(file)
-        if (keep.has(file) || (disk !== undefined && machine.switch.userCount(disk.server) > 0)) continue
+        if (keep.has(file) || (disk !== undefined && isUsed(machine, disk))) continue
         machine.open.delete(file)
         await clones.discard(file)
       }
@@ -411,7 +417,7 @@ export class DiskDesk implements TargetDirectory {
     for (const [file, disk] of machine.open) {
       if (machine.switch.userCount(disk.server) > 0) continue
       const isSpare = machine.next?.file === file
-      if (isSpare && this.#isKept(machine)) {
+      if (disk.inner.isBusy || (isSpare && this.#isKept(machine))) {
         this.#closeWhenIdle(mac, machine)
         continue
       }
@@ -428,6 +434,11 @@ export class DiskDesk implements TargetDirectory {
     const { message, hint } = error
     this.#parts.events.emit({ mac }, { kind: 'diskFailed', operation, reason: message, hint })
   }
+}
+
+/** By a session, or by what sessions left behind: a SANITIZE, a write that the device has not ended. */
+function isUsed(machine: MachineDisks, { server, inner }: OpenDisk): boolean {
+  return machine.switch.userCount(server) > 0 || inner.isBusy
 }
 
 function authenticationOf(chap: ChapMode, boots: readonly BootCredentials[]): Authentication {

@@ -12,13 +12,17 @@ import { systemClock } from '../host/clock.ts'
 import { nodeCompression } from '../host/compression.ts'
 import { openFileAlone } from '../host/file.ts'
 import { systemHash } from '../host/hash.ts'
+import { resolve } from '../host/path.ts'
 import { systemRandom } from '../host/random.ts'
 import { openReservationFile } from '../host/reservation-file.ts'
+import { openSanitizeFile } from '../host/sanitize-file.ts'
 import { systemTcp } from '../host/tcp.ts'
 import type { Authentication, IscsiEvent, TargetListing } from '../iscsi/policy.ts'
 import { createIscsiTarget } from '../iscsi/server.ts'
 import type { Endpoint } from '../ports/udp.ts'
 import { createDeviceServer, type TargetDevice } from '../scsi/device-server.ts'
+import type { SanitizeStore } from '../scsi/sanitize-store.ts'
+import { sanitizePathOf } from './clone-files.ts'
 import { openOrMakeClone } from './clones.ts'
 import { besideIt, openGolden } from './golden.ts'
 import { isNbdUri, openNbdDisk } from './nbd-disk.ts'
@@ -111,6 +115,7 @@ export async function serveDisks(options: ServeOptions, listener: (event: DiskEv
       sizesBytes: devices.map(({ sizeBytes }) => sizeBytes),
       stop: async () => {
         await target.close(logoutGraceMs)
+        for (const server of servers.values()) await server.stop()
         await closeDevices()
       },
     }
@@ -131,6 +136,7 @@ async function deviceServerOf(
 ): Promise<TargetDevice> {
   const { targetName, reservationsPath } = disk
   const reservationStore = reservationsPath === undefined ? undefined : await openReservationFile(reservationsPath)
+  const sanitizeStore = await sanitizeStoreOf(disk)
   return createDeviceServer({
     targetName,
     disks: [
@@ -140,6 +146,7 @@ async function deviceServerOf(
         logicalBlockBytes: disk.blockBytes,
         physicalBlockBytes: disk.physicalBlockBytes,
         ...(reservationStore === undefined ? {} : { reservationStore }),
+        ...(sanitizeStore === undefined ? {} : { sanitizeStore }),
       },
     ],
     report: (error) => {
@@ -148,6 +155,13 @@ async function deviceServerOf(
     },
     pause: (milliseconds) => new Promise((resolve) => systemClock.after(milliseconds, resolve)),
   })
+}
+
+/** Beside the file that is written to. What is in memory is gone anyway; beside devices and NBD servers' disks there is no place. */
+async function sanitizeStoreOf({ access, imagePath }: DiskOptions): Promise<SanitizeStore | undefined> {
+  if (access.kind === 'clone') return openSanitizeFile(sanitizePathOf(access.path))
+  if (access.kind !== 'inPlace' || isNbdUri(imagePath) || resolve(imagePath).startsWith('/dev/')) return undefined
+  return openSanitizeFile(sanitizePathOf(imagePath))
 }
 
 async function openDevice(

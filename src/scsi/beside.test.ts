@@ -1,8 +1,10 @@
 /** What is under way beside other commands: it is seen whole, ends when it is told to, and leaves nothing behind a SANITIZE. */
 import { expect, test } from 'vitest'
+import { OperationError } from '../base/errors.ts'
 import type { BlockDevice } from '../block/device.ts'
 import { createDeviceServer, type TargetDevice } from './device-server.ts'
 import { statusExtentsMax } from './limits.ts'
+import type { SanitizeStore, SavedSanitize } from './sanitize-store.ts'
 import { type Ending, hex, Initiator, outcomeOf, type RecordedTask } from './testing/recorded-task.ts'
 import { lateDevice, thinDevice } from './testing/test-device.ts'
 
@@ -165,4 +167,70 @@ test('GET LBA STATUS of a scattered disk of a terabyte holds up nobody, and its 
   expect(blocks).toBe((statusExtentsMax * cluster) / 512)
   const next = await initiator.run(`9e 12 00000000${hex8(blocks)} 00000418 00 00`)
   expect(new DataView(next.data.buffer).getUint32(12)).toBe(blocks)
+})
+
+/** What outlives the server; `failure` is what it fails with. */
+class MemorySanitizeStore implements SanitizeStore {
+  saved: SavedSanitize | undefined
+  failure: OperationError | undefined
+  save(sanitize: SavedSanitize | undefined): Promise<void> {
+    if (this.failure !== undefined) return Promise.reject(this.failure)
+    this.saved = sanitize
+    return Promise.resolve()
+  }
+}
+
+test('a SANITIZE that a stop cuts off has failed until another has succeeded, and the device is not busy after it', async () => {
+  const device = lateDevice(512 * 65536)
+  const sanitizeStore = new MemorySanitizeStore()
+  const serve = (): TargetDevice =>
+    createDeviceServer({
+      targetName: 'iqn.2026-01.lab:m1',
+      disks: [{ device, serialNumber: 'disk', sanitizeStore }],
+      // A long time each, which a stop does not wait for.
+      pause: () => (isSlow ? new Promise(() => undefined) : Promise.resolve()),
+    })
+  let isSlow = true
+  const server = serve()
+  const initiator = new Initiator(server)
+  await write(initiator, 65535, filled(1, 9))
+  const sanitize = (of: Initiator, flags: string): Promise<Ending> =>
+    of.run(`48 ${flags} 0000000000 0005 00`, { dataOut: hex('01000001aa') })
+  sanitizeStore.failure = new OperationError('noSpace', 'no', 'look')
+  expect(outcomeOf(await sanitize(initiator, '81'))).toBe('7/2707')
+  expect(await firstByteAt(initiator, 65535), 'nothing has begun').toBe(9)
+  sanitizeStore.failure = undefined
+  expect(server.isBusy).toBe(false)
+  expect(outcomeOf(await sanitize(initiator, '81'))).toBe('good')
+  server.detach(initiator.nexus)
+  expect([server.isBusy, sanitizeStore.saved]).toEqual([true, { mayBeLeft: false }])
+  await server.stop()
+  expect([server.isBusy, sanitizeStore.saved]).toEqual([false, { mayBeLeft: false }])
+
+  const again = new Initiator(serve())
+  expect(outcomeOf(await again.run('28 00 0000ffff 00 0001 00'))).toBe('3/3103')
+  expect(outcomeOf(await again.run('48 1f 0000000000 0000 00'))).toBe('5/2400@cdb 1.4')
+  isSlow = false
+  expect(outcomeOf(await sanitize(again, '01'))).toBe('good')
+  expect(sanitizeStore.saved).toBeUndefined()
+  expect(await firstByteAt(again, 65535)).toBe(0xaa)
+})
+
+test('a device is busy for as long as a task of a session that has gone is at it, and a stop waits for that', async () => {
+  const device = lateDevice(512 * 64)
+  const server = serverOf(device)
+  const initiator = new Initiator(server)
+  const gate = Promise.withResolvers<void>()
+  device.hold = gate.promise
+  const writing = write(initiator, 0, filled(1, 1))
+  server.detach(initiator.nexus)
+  let hasStopped = false
+  const stopping = server.stop().then(() => {
+    hasStopped = true
+  })
+  for (let i = 0; i < 5; i++) await turn()
+  expect([server.isBusy, hasStopped]).toEqual([true, false])
+  gate.resolve()
+  await Promise.all([writing, stopping])
+  expect(server.isBusy).toBe(false)
 })

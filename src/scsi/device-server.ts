@@ -28,6 +28,10 @@ export interface TargetOptions {
 export interface TargetDevice extends DeviceServer {
   /** The disk's device has another size now: tells every initiator. */
   capacityChanged(lun: number): void
+  /** A device is at work, also for sessions that have ended (SANITIZE, tasks that end late): do not close it. */
+  readonly isBusy: boolean
+  /** When no session is left: resolves when the devices may be closed. A SANITIZE is cut off, and has then failed. */
+  stop(): Promise<void>
 }
 
 export function createDeviceServer(options: TargetOptions): TargetDevice {
@@ -83,6 +87,14 @@ class Target implements TargetDevice {
 
   capacityChanged(lun: number): void {
     this.#units[lun]?.capacityChanged()
+  }
+
+  get isBusy(): boolean {
+    return this.#units.some((unit) => unit.isBusy)
+  }
+
+  async stop(): Promise<void> {
+    await Promise.all(this.#units.map((unit) => unit.stop()))
   }
 
   /** The well-known unit, or none at all. */

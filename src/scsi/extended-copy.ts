@@ -272,7 +272,7 @@ async function copySegment(segment: Segment, task: Task, from: NexusRecord, resu
     const size = Math.min(pieceBytes, bytes - done)
     const at = isBackward ? bytes - done - size : done
     await copyPiece(segment, at, size, () => {
-      if (task.aborted) throw new CheckCondition(condition.copyAborted)
+      if (task.aborted || destination.isStopping) throw new CheckCondition(condition.copyAborted)
       checkAccess(segment, from)
     })
     done += size

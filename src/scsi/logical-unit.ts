@@ -15,6 +15,7 @@ import { RangeGate } from './range-gate.ts'
 import { Reservations } from './reservations/reservations.ts'
 import { type Notice, type PortName, samePort } from './reservations/state.ts'
 import type { ReservationStore } from './reservations/store.ts'
+import type { SanitizeStore } from './sanitize-store.ts'
 import { CheckCondition, type Condition, condition, encodeSense, invalidCdbField, type SenseDetail } from './sense.ts'
 import { type Nexus, scsiStatus, type Task } from './task.ts'
 
@@ -31,6 +32,8 @@ export interface DiskOptions {
   readonly revision?: string
   /** Where registrations that must outlive a restart are kept. Without one APTPL is refused. */
   readonly reservationStore?: ReservationStore
+  /** Where a SANITIZE that a restart cuts off is remembered: the disk is then shut. Without one it is forgotten. */
+  readonly sanitizeStore?: SanitizeStore
 }
 
 /** What the unit knows of the target around it. */
@@ -93,6 +96,11 @@ export class LogicalUnit {
   notReady: NotReady | undefined
   /** AUSE of the last SANITIZE: its failure may be left without another. */
   sanitizeMayBeLeft = false
+  readonly sanitizeStore: SanitizeStore | undefined
+  /** The one that is under way, and goes on when its command has ended. Never fails. */
+  sanitizing: Promise<void> | undefined
+  /** What takes long ends at its next piece. */
+  isStopping = false
   isPrefetching = false
   copiesRunning = 0
 
@@ -103,6 +111,8 @@ export class LogicalUnit {
   readonly #running = new Set<Running>()
   /** One of these is ordered: then it is the oldest, and only tasks at the head of the queue have passed it. */
   #orderedRuns = false
+  /** Who pauses. */
+  readonly #pauses = new Set<() => void>()
   #lendTo: Task | undefined
   readonly #lendPiece = (bytes: Uint8Array): void => {
     this.#lendTo?.lend(bytes)
@@ -124,6 +134,11 @@ export class LogicalUnit {
     this.locallyAssignedName = (3n << 60n) | (hash64(this.serialNumber) >> 4n)
     this.reservations = new Reservations(options.reservationStore, (notices) => this.#notify(notices))
     this.#context = context
+    this.sanitizeStore = options.sanitizeStore
+    const cutOff = options.sanitizeStore?.saved
+    if (cutOff === undefined) return
+    this.notReady = { condition: condition.sanitizeFailed, detail: {} }
+    this.sanitizeMayBeLeft = cutOff.mayBeLeft
   }
 
   get targetName(): string {
@@ -148,8 +163,31 @@ export class LogicalUnit {
     return this.#context.unitNamed(designatorType, designator)
   }
 
+  /** Shorter when the disk is to be served no more. */
   pause(milliseconds: number): Promise<void> {
-    return this.#context.pause(milliseconds)
+    if (this.isStopping) return Promise.resolve()
+    return new Promise((resolve) => {
+      const over = (): void => {
+        this.#pauses.delete(over)
+        resolve()
+      }
+      this.#pauses.add(over)
+      void this.#context.pause(milliseconds).then(over)
+    })
+  }
+
+  /** The device is at work, also for those who have gone: it must not be closed. */
+  get isBusy(): boolean {
+    return this.#running.size > 0 || this.#waiting.length > 0 || this.sanitizing !== undefined || this.isPrefetching
+  }
+
+  /** Nobody sends anything more: resolves when the device may be closed. A SANITIZE is cut off, and has then failed. */
+  async stop(): Promise<void> {
+    this.isStopping = true
+    for (const over of this.#pauses) over()
+    while (this.#running.size > 0 || this.sanitizing !== undefined) {
+      await Promise.all([this.sanitizing, ...Array.from(this.#running, ({ ended }) => ended.promise)])
+    }
   }
 
   report(error: unknown): void {

@@ -7,9 +7,11 @@
  *     | exit failure mode       v
  *     +--- (if AUSE) --- failed ----- start ----> in progress
  *
- * Once begun it goes on, whatever happens to the command, its session or the unit: aborts and resets do not stop it.
+ * Once begun it goes on, whatever happens to the command, its session or the unit: aborts and resets do not stop it. What is cut off
+ * by the end of this program has failed when the disk is served again: it stands in the store from before the first piece.
  * There is no cryptographic erase: nothing here is encrypted, so forgetting a key would erase nothing.
  */
+import { OperationError } from '../base/errors.ts'
 import { u16 } from '../wire/big-endian.ts'
 import type { Command, Reply } from './command.ts'
 import { parameterList } from './data-out.ts'
@@ -57,11 +59,9 @@ export const sanitizeCommands: readonly Command[] = [
       checkReserved(task.cdb)
       if (u16(task.cdb, 7) !== 0) throw invalidCdbField(7)
       // Without a failure there is nothing to leave. Only a failed SANITIZE that allowed it (AUSE) can be left.
-      if (unit.notReady !== undefined) {
-        if (!unit.sanitizeMayBeLeft) throw invalidCdbField(1, 4)
-        unit.notReady = undefined
-      }
-      return 0
+      if (unit.notReady === undefined) return 0
+      if (!unit.sanitizeMayBeLeft) throw invalidCdbField(1, 4)
+      return leaveFailure(unit)
     },
   },
 ]
@@ -86,26 +86,47 @@ type Work = (unit: LogicalUnit, progress: (done: number) => void) => Promise<voi
 
 function sanitize(unit: LogicalUnit, task: Task, wanted: number, work: Work): Reply {
   const flags = task.cdb[1] as number
-  const immediate = (flags & 0x80) !== 0
+  const before = unit.notReady
+  const couldBeLeft = unit.sanitizeMayBeLeft
   unit.sanitizeMayBeLeft = (flags & 0x20) !== 0
   unit.notReady = { condition: condition.sanitizeInProgress, detail: { progress: 0 } }
-  if (immediate) {
-    // The answer is given before the work is done; its failure is what every later command hears.
-    carryOut(unit, work, nothing).catch(nothing)
-    return wanted
-  }
+  const noted = unit.sanitizeStore?.save({ mayBeLeft: unit.sanitizeMayBeLeft })
+  const begun = (noted ?? Promise.resolve()).catch((error: unknown) => {
+    // It cannot be noted, so nothing is begun, and the disk is as it was.
+    unit.notReady = before
+    unit.sanitizeMayBeLeft = couldBeLeft
+    throw error
+  })
+  return begun.then(() => carryOut(unit, task, wanted, work))
+}
+
+function carryOut(unit: LogicalUnit, task: Task, wanted: number, work: Work): number | Promise<number> {
   const { promise, resolve, reject } = Promise.withResolvers<number>()
   const end = (): void => resolve(wanted)
   // Aborting the command ends the command, not the work.
-  carryOut(unit, work, () => {
+  const working = overwriteAll(unit, work, () => {
     if (task.aborted) end()
-  }).then(end, reject)
-  return promise
+  })
+  const sanitizing = working.then(end, reject).then(() => {
+    if (unit.sanitizing === sanitizing) unit.sanitizing = undefined
+  })
+  unit.sanitizing = sanitizing
+  const isImmediate = ((task.cdb[1] as number) & 0x80) !== 0
+  if (!isImmediate) return promise
+  // The answer is given before the work is done; its failure is what every later command hears.
+  promise.catch(nothing)
+  return wanted
 }
 
 function nothing(): void {}
 
-async function carryOut(unit: LogicalUnit, work: Work, afterPiece: () => void): Promise<void> {
+async function leaveFailure(unit: LogicalUnit): Promise<number> {
+  await unit.sanitizeStore?.save(undefined)
+  unit.notReady = undefined
+  return 0
+}
+
+async function overwriteAll(unit: LogicalUnit, work: Work, afterPiece: () => void): Promise<void> {
   // New commands are refused already; what is in flight ends first.
   const held = await unit.ranges.enter(0, unit.device.sizeBytes, true)
   try {
@@ -113,8 +134,10 @@ async function carryOut(unit: LogicalUnit, work: Work, afterPiece: () => void): 
       const progress = Math.min(0xffff, Math.floor((done / unit.device.sizeBytes) * 0x1_0000))
       unit.notReady = { condition: condition.sanitizeInProgress, detail: { progress } }
       afterPiece()
+      if (unit.isStopping) throw cutOff()
     })
     await unit.device.flush()
+    await unit.sanitizeStore?.save(undefined)
     unit.notReady = undefined
   } catch (error) {
     unit.report(error)
@@ -123,6 +146,11 @@ async function carryOut(unit: LogicalUnit, work: Work, afterPiece: () => void): 
   } finally {
     held.release()
   }
+}
+
+function cutOff(): OperationError {
+  const hint = 'Its machine finds the disk shut until another SANITIZE has succeeded; a clone may be reset instead.'
+  return new OperationError('sanitizeCutOff', 'a SANITIZE was cut off: the disk is served no more', hint)
 }
 
 async function erase(unit: LogicalUnit, progress: (done: number) => void): Promise<void> {

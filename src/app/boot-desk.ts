@@ -23,10 +23,9 @@ import { forgetTyped, proveScript, signInScript } from '../boot/proof-scripts.ts
 import { bootScript, heldScript, refusedScript, type StorageAddress, tlsScript } from '../boot/scripts.ts'
 import type { ClientFacts } from '../dhcp/client-facts.ts'
 import type { BootAdvisor, BootAnswer, BootQuestion } from '../dhcp/policy.ts'
-import type { Encounter } from '../fleet/admission.ts'
 import type { BootCredentials } from '../fleet/credentials.ts'
 import type { Fleet } from '../fleet/fleet.ts'
-import type { Identity, Machine } from '../fleet/machine.ts'
+import type { Machine } from '../fleet/machine.ts'
 import { admissionOnly, type Proof } from '../fleet/proof.ts'
 import type { HttpAnswer, HttpRequest } from '../http/policy.ts'
 import { print } from '../ipxe/print.ts'
@@ -34,6 +33,7 @@ import type { Script } from '../ipxe/script.ts'
 import type { Clock } from '../ports/clock.ts'
 import type { TftpCatalogue, TftpFile } from '../tftp/policy.ts'
 import type { ChapMode, Ports, Start } from './config.ts'
+import { Encounters } from './encounters.ts'
 import type { EventStream } from './event-stream.ts'
 import type { FirmwareHttps } from './firmware-https.ts'
 import type { FoundKernel, LinuxDesk } from './linux-desk.ts'
@@ -70,13 +70,13 @@ export type BootDeskParts = {
 
 export class BootDesk implements BootAdvisor, TftpCatalogue {
   readonly #parts: BootDeskParts
-  /** Machines that were told to wait, until they are let in: so that letting in is an event once. */
-  readonly #waiting = new Set<Mac>()
   /** Machines that wait for our HTTPS, so that each is an event once. */
   readonly #waitingForTls = new Set<Mac>()
+  readonly #encounters: Encounters
 
   constructor(parts: BootDeskParts) {
     this.#parts = parts
+    this.#encounters = new Encounters(parts)
   }
 
   /** Asked by DHCP for every packet. */
@@ -86,7 +86,7 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
     // Phones and printers are nobody's machines: they are not remembered.
     if (kind === 'other' || kind === 'linuxIpconfig') return { kind: 'addressOnly' }
     roster.heard(client)
-    const { machine, standing } = this.#meet({ mac: client.mac, uuid: client.uuid, serial: undefined })
+    const { machine, standing } = this.#encounters.meet({ mac: client.mac, uuid: client.uuid, serial: undefined })
     const plan = planBoot({
       client,
       standing,
@@ -190,7 +190,9 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
     const query = parseScriptQuery(request.query)
     const { address } = request.from
     roster.hasAddress(mac, address)
-    const { machine, standing } = this.#meet({ mac, uuid: query.uuid, serial: query.serial }, address)
+    const { uuid, serial } = query
+    const encounter = this.#encounters.meet({ mac, uuid, serial, forSecrets: true }, address)
+    const { machine, standing } = encounter
     const client = roster.clientOf(mac)
     const certificate = proofs.certificate(mac, request)
     const choice = chooseScript({
@@ -216,17 +218,13 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
     const clean = signIn.kind === 'none' ? [] : forgetTyped
     switch (choice.script) {
       case 'held': {
-        const isRival = machine.decision === 'admitted'
-        if (!this.#waiting.has(mac)) {
-          this.#waiting.add(mac)
-          const admits = isRival ? 'admits the board that came now, instead' : 'lets it in'
-          events.emit({ mac, address }, { kind: 'held', reason: `slipway admit ${mac} ${admits}` })
+        if (this.#encounters.waits(encounter, address)) {
           events.emit({ mac, address }, { ...served, bootId: undefined, image: undefined })
         }
-        const { uuid, serial, pollCount } = query
+        const { pollCount } = query
         const pollUrl = scriptUrl(web, mac, { poll: pollCount + 1 })
-        const admittedUuid = isRival ? machine.uuid : undefined
-        return scriptAnswer([...clean, ...heldScript({ mac, uuid, serial, admittedUuid, pollCount, pollUrl })])
+        const { rival } = encounter
+        return scriptAnswer([...clean, ...heldScript({ mac, uuid, serial, rival, pollCount, pollUrl })])
       }
       case 'tls': {
         if (!choice.served && !this.#waitingForTls.has(mac)) {
@@ -360,22 +358,6 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
       this.#parts.events.emit(whose, { kind: 'machineReported', step: report.step, error: report.error })
     }
     return { status: 200, body: { kind: 'text', text: '' } }
-  }
-
-  #meet(identity: Identity, address?: string): Encounter {
-    const { clock, events, fleet } = this.#parts
-    const encounter = fleet.meet(identity, clock.wallMs())
-    const { machine, standing } = encounter
-    const whose = { mac: identity.mac, address }
-    for (const notice of encounter.notices) {
-      if (notice.kind === 'firstSeen') {
-        events.emit(whose, { kind: 'machineSeen', uuid: machine.uuid, serial: machine.serial })
-      } else events.emit(whose, { kind: 'identityAlarm', knownUuid: notice.known, seenUuid: notice.seen })
-    }
-    if (standing === 'admitted' && this.#waiting.delete(identity.mac)) {
-      events.emit(whose, { kind: 'admitted', by: 'person' })
-    }
-    return encounter
   }
 
   #web(address: string, secure: boolean): WebServer {

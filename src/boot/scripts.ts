@@ -187,8 +187,11 @@ export type HeldScriptFacts = {
   readonly mac: Mac
   readonly uuid: string | undefined
   readonly serial: string | undefined
-  /** With which it was admitted, where that is another: a changed board, or somebody else. */
-  readonly admittedUuid?: string | undefined
+  /**
+   * The UUID (or `none`) of this board where another was admitted with its MAC address: it was changed, or is somebody else.
+   * The UUID of that other stays on the server: whoever reads it here could come back with it.
+   */
+  readonly rival?: string | undefined
   /** How many times it has asked before. */
   readonly pollCount: number
   /** Its script's URL with the count that follows. */
@@ -197,15 +200,16 @@ export type HeldScriptFacts = {
 
 /** Says that the machine waits for a person, and asks again until that person has decided. */
 export function heldScript(facts: HeldScriptFacts): Script {
-  const { mac, uuid, serial, admittedUuid, pollCount } = facts
+  const { mac, uuid, serial, rival, pollCount } = facts
   const notice: Line[] = [
     line(echo('')),
     line(echo('Slipway: this machine waits for admission.')),
     line(echo('MAC address', plain(mac))),
     ...(uuid === undefined ? [] : [line(echo('UUID', plain(uuid)))]),
-    ...(admittedUuid === undefined ? [] : [line(echo('but it was admitted with UUID', plain(admittedUuid)))]),
+    ...(rival === undefined ? [] : [line(echo('Another board was admitted with this MAC address.'))]),
     ...(serial === undefined ? [] : [line(echo('Serial number', plainText(serial)))]),
     line(echo('To let it in, type on the server: slipway admit', plain(mac))),
+    ...(rival === undefined ? [] : [line(echo('with', plain('--uuid'), plain(rival)))]),
     line(echo("It then boots by itself. Ctrl-C goes on with the firmware's next device.")),
     line(echo('')),
   ]

@@ -3,26 +3,42 @@ import { decideAbout, listMachines } from '../app/admission.ts'
 import { defaultStateDirectory } from '../host/state-directory.ts'
 import { table } from './table.ts'
 
-type Flags = { readonly state?: string; readonly json?: boolean }
+type Flags = { readonly state?: string; readonly json?: boolean; readonly uuid?: string }
 
 export function addAdmissionCommands(program: Command): void {
   const verdicts = [
     ['admit', 'Let a machine boot. One that is waiting notices by itself within seconds.'],
+    [
+      'dismiss',
+      'The other board that came with its MAC address was an impostor; what was decided about the machine stays.',
+    ],
     ['release', 'End the boot of a machine: its sessions and its secrets. It stays admitted and may boot again.'],
     ['refuse', 'Never let a machine boot; its sessions end, and what it was given is worth nothing from now on.'],
     ['forget', 'Know nothing of a machine any more; its sessions end.'],
   ] as const
   for (const [verdict, description] of verdicts) {
-    program
+    const command = program
       .command(verdict)
       .description(description)
       .argument('<MACHINE>', 'its MAC address, as its screen or `slipway machines` shows it, or its name')
       .option('--state <DIR>', 'where Slipway keeps what it knows')
       .action((mac: string, flags: Flags) => {
-        const machine = decideAbout(flags.state ?? defaultStateDirectory(), mac, verdict)
-        const said = { admit: 'admitted', release: 'released', refuse: 'refused', forget: 'forgotten' }[verdict]
-        process.stdout.write(`${machine?.mac ?? mac} is ${said}.\n`)
+        const machine = decideAbout(flags.state ?? defaultStateDirectory(), mac, verdict, flags.uuid)
+        const said = {
+          admit: `is admitted${machine?.uuid === undefined ? '' : `, with UUID ${machine.uuid}`}`,
+          dismiss: 'has no other board waiting any more',
+          release: 'is released',
+          refuse: 'is refused',
+          forget: 'is forgotten',
+        }[verdict]
+        process.stdout.write(`${machine?.mac ?? mac} ${said}.\n`)
       })
+    if (verdict === 'admit') {
+      command.option(
+        '--uuid <UUID>',
+        'the board that is meant, where two came with one MAC address; none: it tells no UUID',
+      )
+    }
   }
   program
     .command('machines')

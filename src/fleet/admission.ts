@@ -1,10 +1,13 @@
 /** Meeting a machine: who it is, whether it may boot, and what to remember. Pure; `Fleet` keeps what comes out. */
+import { OperationError } from '../base/errors.ts'
 import { lastSeenStaleMs } from './limits.ts'
 import {
   type AdmissionPolicy,
+  type Claim,
   type Identity,
   type Machine,
   type Notice,
+  noUuid,
   type Standing,
   sameUuid,
   serialOf,
@@ -14,16 +17,19 @@ import {
 export type Encounter = {
   readonly machine: Machine
   readonly standing: Standing
+  /** The UUID that came instead of the machine's; `noUuid` where it was left out. Undefined: nothing speaks against it. */
+  readonly rival: string | undefined
   readonly notices: readonly Notice[]
   /** `machine` says something that what is remembered does not. */
   readonly changed: boolean
 }
 
-export function meet(policy: AdmissionPolicy, known: Machine | undefined, claimed: Identity, nowMs: number): Encounter {
-  const seen = { mac: claimed.mac, uuid: uuidOf(claimed.uuid), serial: serialOf(claimed.serial) }
+export function meet(policy: AdmissionPolicy, known: Machine | undefined, claimed: Claim, nowMs: number): Encounter {
+  const seen: Claim = { ...claimed, uuid: uuidOf(claimed.uuid), serial: serialOf(claimed.serial) }
   if (known === undefined) {
     const machine = stranger(seen, nowMs)
-    return { machine, standing: standingOf(policy, machine, seen), notices: [{ kind: 'firstSeen' }], changed: true }
+    const standing = standingOf(policy, machine, seen)
+    return { machine, standing, rival: undefined, notices: [{ kind: 'firstSeen' }], changed: true }
   }
   const rival = rivalOf(known, seen)
   const machine: Machine = {
@@ -38,6 +44,7 @@ export function meet(policy: AdmissionPolicy, known: Machine | undefined, claime
   return {
     machine,
     standing: standingOf(policy, machine, seen),
+    rival,
     notices: isNewRival ? [{ kind: 'uuidChanged', known: known.uuid ?? '', seen: rival }] : [],
     changed:
       machine.uuid !== known.uuid ||
@@ -49,18 +56,33 @@ export function meet(policy: AdmissionPolicy, known: Machine | undefined, claime
 
 /**
  * A person's word goes before the policy. An admitted machine whose MAC comes with another UUID is not the one that was
- * admitted: it waits like a stranger, unless strangers are let in anyway.
+ * admitted: it waits like a stranger, unless strangers are let in anyway. Nor is one that asks for secrets and leaves the UUID out.
  */
-export function standingOf(policy: AdmissionPolicy, machine: Machine, seen: Identity): Standing {
+export function standingOf(policy: AdmissionPolicy, machine: Machine, seen: Claim): Standing {
   if (machine.decision === 'refused') return 'refused'
   if (policy === 'all') return 'admitted'
   if (machine.decision === 'admitted') return rivalOf(machine, seen) === undefined ? 'admitted' : 'held'
   return policy === 'ask' ? 'held' : 'refused'
 }
 
-/** The person at the keyboard said yes: to this board too, if another one had come with the MAC. */
-export function admitted(machine: Machine): Machine {
-  return { ...machine, decision: 'admitted', uuid: machine.rivalUuid ?? machine.uuid, rivalUuid: undefined }
+/**
+ * The person at the keyboard said yes, to the board with `uuid` (or to one that tells none: `noUuid`). Whoever came last is
+ * not who is meant: where two boards came with one MAC it must be said which. @throws {OperationError} uuidUnclear
+ */
+export function admitted(machine: Machine, uuid: string | undefined): Machine {
+  const { mac, uuid: known, rivalUuid } = machine
+  if (uuid !== undefined) return { ...machine, decision: 'admitted', uuid, rivalUuid: undefined }
+  if (rivalUuid === undefined) return { ...machine, decision: 'admitted' }
+  throw new OperationError(
+    'uuidUnclear',
+    `two boards came with ${mac}: UUID ${known ?? noUuid}, then UUID ${rivalUuid}`,
+    `Look at the machine, then say which: slipway admit ${mac} --uuid UUID. If the other was an impostor: slipway dismiss ${mac}.`,
+  )
+}
+
+/** Whoever else came with the MAC was nobody. The next one is an alarm again. */
+export function dismissed(machine: Machine): Machine {
+  return { ...machine, rivalUuid: undefined }
 }
 
 export function refused(machine: Machine): Machine {
@@ -83,7 +105,8 @@ export function stranger(identity: Identity, nowMs: number): Machine {
   }
 }
 
-function rivalOf(machine: Machine, seen: Identity): string | undefined {
-  if (machine.uuid === undefined || seen.uuid === undefined) return undefined
+function rivalOf(machine: Machine, seen: Claim): string | undefined {
+  if (machine.uuid === undefined || machine.uuid === noUuid) return undefined
+  if (seen.uuid === undefined) return seen.forSecrets === true ? noUuid : undefined
   return sameUuid(machine.uuid, seen.uuid) ? undefined : seen.uuid
 }

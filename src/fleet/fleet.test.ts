@@ -122,7 +122,7 @@ describe('meeting', () => {
     })
     expect(one.meet({ ...me, uuid: otherUuid }, 2).notices).toEqual([])
     expect(one.meet(me, 3).standing).toBe('admitted')
-    one.admit(mac, 4)
+    one.admit(mac, 4, otherUuid)
     expect(one.meet({ ...me, uuid: otherUuid }, 5)).toMatchObject({
       standing: 'admitted',
       machine: { uuid: otherUuid },

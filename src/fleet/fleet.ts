@@ -1,6 +1,6 @@
 /** The fleet as the rest of the house sees it: each call reads the store, decides with the pure parts, and keeps the outcome. */
 import type { Mac } from '../base/address.ts'
-import { admitted, type Encounter, meet, refused, stranger } from './admission.ts'
+import { admitted, dismissed, type Encounter, meet, refused, stranger } from './admission.ts'
 import {
   type BootCredentials,
   candidates,
@@ -15,7 +15,7 @@ import {
   without,
 } from './credentials.ts'
 import { undecidedMachinesMax } from './limits.ts'
-import type { AdmissionPolicy, Assignment, Identity, Machine, TransportPolicy } from './machine.ts'
+import type { AdmissionPolicy, Assignment, Claim, Machine, TransportPolicy } from './machine.ts'
 import { initiatorNameOf, macOfTargetName, targetNameOf } from './names.ts'
 import { admissionOnly, type Proof, type ProofKind } from './proof.ts'
 import { chooseStorageAddress, type StorageAddressTerms } from './storage-addresses.ts'
@@ -57,7 +57,7 @@ export class Fleet {
   }
 
   /** Called for every request that says who asks. Repeats are cheap and change nothing. */
-  meet(identity: Identity, nowMs: number): Encounter {
+  meet(identity: Claim, nowMs: number): Encounter {
     const { policy } = this.terms
     const known = this.#store.machine(identity.mac)
     const encounter = meet(policy, known, identity, nowMs)
@@ -73,9 +73,18 @@ export class Fleet {
     return { ...encounter, machine }
   }
 
-  /** By MAC address, whether the machine was seen before or not. */
-  admit(mac: Mac, nowMs: number): Machine {
-    return this.#change(mac, nowMs, admitted)
+  /**
+   * By MAC address, whether the machine was seen before or not. `uuid`: the board that is meant, in the form of `uuidOf`.
+   * @throws {OperationError} uuidUnclear: two boards came, and it was not said which
+   */
+  admit(mac: Mac, nowMs: number, uuid?: string): Machine {
+    return this.#change(mac, nowMs, (machine) => admitted(machine, uuid))
+  }
+
+  /** The other board that came with this MAC was an impostor. Undefined for a machine that is not known. */
+  dismiss(mac: Mac): Machine | undefined {
+    const known = this.#store.machine(mac)
+    return known && this.#store.changeMachine(mac, (machine) => dismissed(machine ?? known))
   }
 
   /** The machine gets nothing more; its credentials end here. The caller ends its sessions. */

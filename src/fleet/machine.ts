@@ -11,6 +11,15 @@ export type Identity = {
   readonly serial: string | undefined
 }
 
+/** What a request says of who asks. */
+export type Claim = Identity & {
+  /** It asks for a script with secrets, which a machine that has a UUID does by its UUID. Early stages of a boot need not. */
+  readonly forSecrets?: boolean
+}
+
+/** Stands for a UUID where none is told: as a rival, or as what a person accepted of a machine that tells none. */
+export const noUuid = 'none'
+
 /** What a person, or the configuration, said about this machine. The policy decides about the undecided. */
 export type Decision = 'undecided' | 'admitted' | 'refused'
 
@@ -44,10 +53,11 @@ export type Machine = {
   readonly mac: Mac
   /** What people call it. */
   readonly name: string | undefined
+  /** `noUuid`: a person said that it tells none, so that its MAC address alone counts. */
   readonly uuid: string | undefined
   readonly serial: string | undefined
   readonly decision: Decision
-  /** Another UUID that came with this MAC and that nobody has accepted: a changed board, or an impostor. */
+  /** Another UUID (or `noUuid`) that came with this MAC and that nobody has accepted: a changed board, or an impostor. */
   readonly rivalUuid: string | undefined
   /** Undefined: what the configuration assigns to every machine. */
   readonly assignment: Assignment | undefined

@@ -90,6 +90,16 @@ test('machines are admitted, refused, listed and forgotten without a server', ()
     said: '52:54:00:aa:bb:cc is admitted.\n',
   })
   expect(run('machines', '--state', state).said).toMatch(/52:54:00:aa:bb:cc +- +admitted/)
+  // A changed board: which one is meant is said by its UUID.
+  const uuid = '33221100-5544-7766-8899-aabbccddeeff'
+  expect(run('admit', '52:54:00:aa:bb:cc', '--uuid', 'zero', '--state', state).complained).toContain(
+    'zero is not a UUID',
+  )
+  expect(run('admit', '52:54:00:aa:bb:cc', '--uuid', uuid, '--state', state).said).toContain(
+    `admitted, with UUID ${uuid}`,
+  )
+  expect(run('dismiss', '52:54:00:aa:bb:cc', '--state', state).code).toBe(0)
+  expect(run('dismiss', '52:54:00:aa:bb:dd', '--state', state).complained).toContain('is known')
   run('refuse', '52:54:00:aa:bb:cc', '--state', state)
   const [line] = run('machines', '--json', '--state', state).said.split('\n')
   expect(JSON.parse(line ?? '')).toMatchObject({ mac: '52:54:00:aa:bb:cc', decision: 'refused' })

@@ -41,7 +41,7 @@ test('a whole file is understood, and the command line wins over it', () => {
     dhcp: { mode: 'server', range: { first: 0xc0a84d64, last: 0xc0a84dc7 }, leaseSeconds: 600 },
     chap: 'one-way',
     ports: { http: 8080, tftp: 6969, iscsi: 3260 },
-    machines: [{ mac: '52:54:00:12:34:56', name: 'bench-3', admit: true, require: 'login' }],
+    machines: [{ mac: '52:54:00:12:34:56', name: 'bench-3', admit: undefined, require: 'login' }],
   })
 })
 
@@ -98,6 +98,12 @@ describe('bad configuration is refused with the line and the key', () => {
     ['[ports]\nhttp = 80\ntftp = 70000', 'c.toml:3: ports.tftp:'],
     ['[dhcp]\n\nleases = 3', 'c.toml:3: there is no setting dhcp.leases'],
     ['[machine."not a mac"]\nname = "x"', 'c.toml:1: machine.not a mac'],
+    [
+      '[machine."52:54:00:00:00:01"]\nrequire = "login"\n[machine."52-54-00-00-00-01"]',
+      'c.toml:3: machine."52:54:00:00:00:01" and machine."52-54-00-00-00-01" are one machine',
+    ],
+    ['server-name = "boot..lab"', 'c.toml:1: server-name: is not a host name'],
+    [`server-name = "${'a'.repeat(64)}.lab"`, 'c.toml:1: server-name: is not a host name'],
     ['imgae = "x"', 'c.toml:1: there is no setting imgae'],
     ['[machine."52:54:00:00:00:01"]\nname = "a b"', 'c.toml:2: machine.52:54:00:00:00:01.name: is not a host name'],
   ])('%j', (text, expected) => {
@@ -130,6 +136,10 @@ describe('bad configuration is refused with the line and the key', () => {
       'machine."52:54:00:00:00:01": require = "login" and transport = "open" contradict each other',
     )
     expect(() => decideUp(parseConfig('transport = "open"', 'x'), { image: 'a' }, '/s')).not.toThrow()
+    const unproven = parseConfig('[iscsi]\nchap = "none"\n[machine."52:54:00:00:00:01"]\nrequire = "certificate"', 'x')
+    expect(() => decideUp(unproven, { image: 'a' }, '/s')).toThrow(
+      'machine."52:54:00:00:00:01": require = "certificate" and [iscsi] chap = "none" contradict each other',
+    )
     expect(() => parseConfig('require = "fingerprint"', 'x')).toThrow('x:1: require:')
   })
 

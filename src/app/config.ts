@@ -53,7 +53,7 @@
  *   image = "debian-12"               # of the library; debian-12@3 holds it at that version
  *   policy = "ephemeral"
  *   start = "kernel"                  # holds over the image's
- *   admit = true
+ *   admit = true                      # also after `slipway refuse`; left out: admitted unless it was refused
  *   uefi-https = true                 # as [https] uefi, for this machine
  *   transport = "strict"
  *   require = "certificate"
@@ -66,6 +66,7 @@ import { mebibyte, parseBytes } from '../base/units.ts'
 import type { ClonePolicy, TransportPolicy } from '../fleet/machine.ts'
 import type { ProofKind } from '../fleet/proof.ts'
 import { type ImageReference, isImageName, parseReference } from '../images/catalogue.ts'
+import { isHostName } from '../trust/authority.ts'
 import type { Compat } from '../trust/suites.ts'
 
 const port = z.int().min(1).max(65_535)
@@ -116,10 +117,7 @@ const schema = z.strictObject({
   transport: transport.optional(),
   require: proof.optional(),
   loaders: z.string().min(1).optional(),
-  'server-name': z
-    .string()
-    .regex(/^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$/i, 'is not a host name')
-    .optional(),
+  'server-name': z.string().refine(isHostName, 'is not a host name').optional(),
   dhcp: z
     .strictObject({
       mode: z.enum(['proxy', 'server', 'off']).optional(),
@@ -301,7 +299,8 @@ export type StorageTerms = {
 export type KnownMachine = {
   readonly mac: string
   readonly name: string | undefined
-  readonly admit: boolean
+  /** Undefined: admitted, unless a person has refused it. */
+  readonly admit: boolean | undefined
   readonly image: ImageReference | undefined
   readonly clonePolicy: ClonePolicy | undefined
   readonly start: Start | undefined
@@ -342,6 +341,7 @@ export function parseConfig(text: string, path: string): ConfigFile {
     const what = error.message.split('\n')[0] ?? 'not TOML'
     throw invalid(`${path}:${error.line}: ${what}`, `Correct line ${error.line}, column ${error.column}.`)
   }
+  checkSpellings(raw, text, path)
   const result = schema.safeParse(raw)
   if (result.success) return result.data
   const issue = result.error.issues[0]
@@ -357,6 +357,24 @@ export function parseConfig(text: string, path: string): ConfigFile {
     `${path}:${line}: ${key}: ${issue?.message ?? 'not as it should be'}`,
     `Correct ${key} in line ${line}.`,
   )
+}
+
+/** Two spellings of one MAC address are two tables to TOML: whatever the first says, `require` too, would be lost unseen. */
+function checkSpellings(raw: unknown, text: string, path: string): void {
+  const { machine } = raw as { machine?: unknown }
+  if (typeof machine !== 'object' || machine === null) return
+  const spellings = new Map<string, string>()
+  for (const spelling of Object.keys(machine)) {
+    const address = parseMac(spelling)
+    if (address === undefined) continue
+    const first = spellings.get(address)
+    if (first !== undefined) {
+      const line = lineOfKey(text, ['machine', spelling])
+      const message = `${path}:${line}: machine."${first}" and machine."${spelling}" are one machine`
+      throw invalid(message, 'Put what is said of it under one of them.')
+    }
+    spellings.set(address, spelling)
+  }
 }
 
 /** @throws {OperationError} configInvalid, imageMissing */
@@ -400,7 +418,7 @@ export function decideUp(file: ConfigFile, flags: UpFlags, stateDefault: string)
     machines: Object.entries(file.machine ?? {}).map(([address, machine]) => ({
       mac: address,
       name: machine.name,
-      admit: machine.admit ?? true,
+      admit: machine.admit,
       image: machine.image,
       clonePolicy: machine.policy,
       start: machine.start,
@@ -437,8 +455,14 @@ function checkProofs(file: ConfigFile): void {
   for (const [address, machine] of [['', all] as const, ...Object.entries(file.machine ?? {})]) {
     const require = machine.require ?? file.require ?? 'admission'
     const transport = machine.transport ?? file.transport
-    if (require === 'admission' || transport !== 'open') continue
+    if (require === 'admission') continue
     const whose = address === '' ? '' : `machine."${address}": `
+    if (file.iscsi?.chap === 'none') {
+      const hint =
+        'Leave chap out: without it whoever knows the name of the disk has it, and nothing needs to be proved.'
+      throw invalid(`${whose}require = "${require}" and [iscsi] chap = "none" contradict each other`, hint)
+    }
+    if (transport !== 'open') continue
     const hint = 'Leave transport out: where a proof is required it is strict.'
     throw invalid(`${whose}require = "${require}" and transport = "open" contradict each other`, hint)
   }

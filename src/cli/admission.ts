@@ -28,7 +28,7 @@ export function addAdmissionCommands(program: Command): void {
           admit: `is admitted${machine?.uuid === undefined ? '' : `, with UUID ${machine.uuid}`}`,
           dismiss: 'has no other board waiting any more',
           release: 'is released',
-          refuse: 'is refused',
+          refuse: 'is refused, also after a restart, unless slipway.toml says admit = true of it',
           forget: 'is forgotten',
         }[verdict]
         process.stdout.write(`${machine?.mac ?? mac} ${said}.\n`)

@@ -148,6 +148,17 @@ describe('meeting', () => {
     expect(one.meet(me, 1)).toMatchObject({ standing: 'admitted', machine: { name: 'bench-3', uuid, serial: 'LAB 7' } })
   })
 
+  test('what a person refused stays refused when the configuration only names it; admit = true holds over that', () => {
+    const one = fleet()
+    one.configure({ mac, name: 'bench-3', admit: undefined }, 0)
+    expect(one.machine(mac)?.decision).toBe('admitted')
+    one.refuse(mac, 1)
+    one.configure({ mac, name: 'bench-3', admit: undefined }, 2)
+    expect(one.machine(mac)?.decision).toBe('refused')
+    one.configure({ mac, name: 'bench-3', admit: true }, 3)
+    expect(one.machine(mac)?.decision).toBe('admitted')
+  })
+
   test('when it was last seen is written once a minute, not at every packet', () => {
     const known = stranger(me, 0)
     expect(meet('ask', known, me, lastSeenStaleMs).changed).toBe(false)

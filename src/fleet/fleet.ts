@@ -15,7 +15,7 @@ import {
   without,
 } from './credentials.ts'
 import { undecidedMachinesMax } from './limits.ts'
-import type { AdmissionPolicy, Assignment, Claim, Machine, TransportPolicy } from './machine.ts'
+import type { AdmissionPolicy, Assignment, Claim, Decision, Machine, TransportPolicy } from './machine.ts'
 import { initiatorNameOf, macOfTargetName, targetNameOf } from './names.ts'
 import { admissionOnly, type Proof, type ProofKind } from './proof.ts'
 import { chooseStorageAddress, type StorageAddressTerms } from './storage-addresses.ts'
@@ -42,7 +42,8 @@ export type Demands = { readonly transport: TransportPolicy | undefined; readonl
 export type ConfiguredMachine = {
   readonly mac: Mac
   readonly name: string | undefined
-  readonly admit: boolean
+  /** Undefined: that it is named admits it, unless a person has refused it. */
+  readonly admit: boolean | undefined
 }
 
 export class Fleet {
@@ -109,7 +110,7 @@ export class Fleet {
   configure(configured: ConfiguredMachine, nowMs: number): void {
     this.#change(configured.mac, nowMs, (machine) => ({
       ...machine,
-      decision: configured.admit ? 'admitted' : 'refused',
+      decision: decisionOf(configured.admit ?? machine.decision !== 'refused'),
       name: configured.name ?? machine.name,
     }))
   }
@@ -212,4 +213,8 @@ export class Fleet {
       change(known ?? stranger({ mac, uuid: undefined, serial: undefined }, nowMs)),
     )
   }
+}
+
+function decisionOf(admit: boolean): Decision {
+  return admit ? 'admitted' : 'refused'
 }

@@ -119,10 +119,15 @@ function freshSerial(random: Random): Uint8Array {
   return serial
 }
 
+/** RFC 1123 §2.1: labels of up to 63 letters, digits and dashes, 253 characters together. */
+export function isHostName(text: string): boolean {
+  return hostName.test(text)
+}
+
 const hostName = /^(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$/i
 
 function checkNames({ dns }: SubjectNames): void {
-  const wrong = dns.find((name) => !hostName.test(name))
+  const wrong = dns.find((name) => !isHostName(name))
   if (wrong !== undefined)
     throw nameInvalid(wrong, wrong.includes('*') ? 'is a wildcard, which UEFI refuses' : 'is no host name')
 }

@@ -1,6 +1,7 @@
 /** Goal: who asks in a machine's name gets nothing unseen. Method: the desk over a real fleet and journal, asked by HTTP. */
 import { expect, test } from 'vitest'
 import { VirtualClock } from '../../test/simulation/clock.ts'
+import { parseMac } from '../base/address.ts'
 import { Fleet } from '../fleet/fleet.ts'
 import { namingAuthorityDefault } from '../fleet/names.ts'
 import { MemoryFleetStore } from '../fleet/store.ts'
@@ -10,6 +11,7 @@ import { Journal } from '../journal/journal.ts'
 import { forgetfulJournalStore } from '../journal/store.ts'
 import { BootDesk } from './boot-desk.ts'
 import { defaultPorts } from './config.ts'
+import { floodWindowMs, reportLimits, trustOfAddressLimits } from './event-flood.ts'
 import { EventStream } from './event-stream.ts'
 import { FirmwareHttps } from './firmware-https.ts'
 import type { LinuxDesk } from './linux-desk.ts'
@@ -134,7 +136,7 @@ test('a machine that a person admitted as one without a UUID goes by its MAC add
 
 test('that the machine itself asks while another board waits is nobody admitting it; that a person did is told once', () => {
   const { ask, count, fleet } = deskWith()
-  for (let round = 0; round < 300; round++) {
+  for (let round = 0; round < 100; round++) {
     expect(ask({ uuid: other, from: elsewhere }).holdsSecrets).toBe(false)
     expect(ask({ uuid }).holdsSecrets).toBe(true)
   }
@@ -160,4 +162,39 @@ test('after an alarm it must be said which board is admitted; an impostor that w
   fleet.admit(mac, 4, other)
   expect(ask({ uuid: third, from: elsewhere }).holdsSecrets).toBe(false)
   expect(ask({ uuid: other }).holdsSecrets).toBe(true)
+})
+
+test("noise in a machine's name keeps no alarm and no script out of the journal", () => {
+  const { ask, report, happened, count } = deskWith()
+  for (let round = 0; round < 300; round++) report({ step: 'x' })
+  expect(count('machineReported')).toBe(reportLimits.perSource)
+  expect(happened.filter((event) => event.kind === 'machineReported' && event.mac !== undefined)).toEqual([])
+  ask({ uuid: other, from: elsewhere })
+  expect(count('identityAlarm')).toBe(1)
+  ask({ uuid })
+  expect(count('credentialsMinted')).toBe(1)
+  expect(happened.at(-1)).toMatchObject({ kind: 'scriptServed', script: 'boot', mac })
+})
+
+test('a report counts for the machine when it names a boot that the machine was given', () => {
+  const { ask, report, happened } = deskWith()
+  const bootId = /boot (\w+) of/.exec(ask({ uuid }).text)?.[1] ?? ''
+  report({ step: 'disk-failed', boot: bootId }, victim)
+  expect(happened.at(-1)).toMatchObject({ kind: 'machineReported', mac, address: victim })
+  report({ step: 'disk-failed', boot: 'k3x9abcd' }, victim)
+  expect(happened.at(-1)).toMatchObject({ kind: 'machineReported', mac: undefined, address: victim })
+})
+
+test('an alarm that there was no room for is raised again until it is in the journal', async () => {
+  const { ask, clock, count } = deskWith()
+  // From one address, under many names: all its room is taken.
+  for (let index = 0; index < trustOfAddressLimits.perSource; index++) {
+    ask({ mac: parseMac(`02${index.toString(16).padStart(10, '0')}`) ?? '', from: elsewhere })
+  }
+  ask({ uuid: other, from: elsewhere })
+  expect(count('identityAlarm')).toBe(0)
+  await clock.run(() => false, floodWindowMs)
+  ask({ uuid })
+  ask({ uuid })
+  expect(count('identityAlarm')).toBe(1)
 })

@@ -354,7 +354,9 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
   #takeReport(mac: Mac, request: HttpRequest): HttpAnswer {
     const report = parseReport(request.query)
     if (report !== undefined) {
-      const whose = { mac, address: request.from.address }
+      const { bootId } = report
+      const isItself = bootId !== undefined && this.#parts.fleet.holdsBoot(mac, bootId)
+      const whose = { mac: isItself ? mac : undefined, address: request.from.address }
       this.#parts.events.emit(whose, { kind: 'machineReported', step: report.step, error: report.error })
     }
     return { status: 200, body: { kind: 'text', text: '' } }

@@ -16,6 +16,9 @@ export class Encounters {
   /** What was decided about machines when they were told to wait. The one that waits longest is first. */
   readonly #waiting = new Map<Mac, string>()
 
+  /** Alarms that were left out of the journal: raised again until they are in it. Bounded like the above. */
+  readonly #unheard = new Map<Mac, { readonly known: string; readonly seen: string }>()
+
   constructor({ fleet, events, clock }: { fleet: Fleet; events: EventStream; clock: Clock }) {
     this.#fleet = fleet
     this.#events = events
@@ -35,8 +38,9 @@ export class Encounters {
     for (const notice of encounter.notices) {
       if (notice.kind === 'firstSeen') {
         this.#events.emit(whose, { kind: 'machineSeen', uuid: machine.uuid, serial: machine.serial })
-      } else this.#events.emit(whose, { kind: 'identityAlarm', knownUuid: notice.known, seenUuid: notice.seen })
+      } else this.#unheard.set(mac, notice)
     }
+    this.#raiseAlarm(mac, address)
     const before = this.#waiting.get(mac)
     // While another board waits with its MAC address the machine itself comes and goes: that is nobody's decision.
     if (standing === 'admitted' && before !== undefined && before !== decisionAbout(machine)) {
@@ -44,6 +48,18 @@ export class Encounters {
       this.#events.emit(whose, { kind: 'admitted', by: 'person' })
     }
     return encounter
+  }
+
+  #raiseAlarm(mac: Mac, address: string | undefined): void {
+    const alarm = this.#unheard.get(mac)
+    if (alarm === undefined) return
+    const isHeard = this.#events.emit(
+      { mac, address },
+      { kind: 'identityAlarm', knownUuid: alarm.known, seenUuid: alarm.seen },
+    )
+    const [oldest] = this.#unheard.keys()
+    if (isHeard) this.#unheard.delete(mac)
+    else if (this.#unheard.size > waitingMachinesMax && oldest !== undefined) this.#unheard.delete(oldest)
   }
 
   /** It was told to wait. True: for the first time, so that there is something to tell. */

@@ -5,7 +5,7 @@ import type { EventSource, Happening } from '../journal/events.ts'
 import type { Journal } from '../journal/journal.ts'
 import type { Clock, Timer } from '../ports/clock.ts'
 import type { Log } from '../ports/log.ts'
-import { EventFlood, floodWindowMs } from './event-flood.ts'
+import { EventFlood, floodWindowMs, reportLimits, trustLimits, trustOfAddressLimits } from './event-flood.ts'
 
 /** Whose it is: by MAC where that is known, else by the address it spoke from. */
 export type Whose = { readonly mac?: Mac | undefined; readonly address?: string | undefined }
@@ -18,7 +18,10 @@ export class EventStream {
   readonly #clock: Clock
   readonly #log: Log
   readonly #macOf: (address: string) => Mac | undefined
-  readonly #flood = new EventFlood()
+  readonly #noise = new EventFlood()
+  readonly #reports = new EventFlood(reportLimits)
+  readonly #trust = new EventFlood(trustLimits)
+  readonly #trustOfAddresses = new EventFlood(trustOfAddressLimits)
   #windowEndsMs = 0
   #windowTimer: Timer | undefined
   #timer: Timer | undefined
@@ -31,13 +34,18 @@ export class EventStream {
     this.#macOf = macOf
   }
 
-  emit(whose: Whose, happening: Happening): void {
+  /** False: it was left out, for its source makes too much noise. */
+  emit(whose: Whose, happening: Happening): boolean {
     const { address } = whose
-    const mac = whose.mac ?? (address === undefined ? undefined : this.#macOf(address))
+    // Whose a report is it must have proved itself: who speaks from an address is a claim.
+    const isUnproved = address === undefined || happening.kind === 'machineReported'
+    const mac = whose.mac ?? (isUnproved ? undefined : this.#macOf(address))
     const source = { mac, address }
     // What has no source is our own, and what is always kept nobody can make happen at will.
     const isOwn = mac === undefined && address === undefined
-    if (isOwn || alwaysKept.has(happening.kind) || this.#admits(source)) this.#record(source, happening)
+    const isKept = isOwn || alwaysKept.has(happening.kind) || this.#admits(source, happening.kind)
+    if (isKept) this.#record(source, happening)
+    return isKept
   }
 
   /** Writes what has not been written. A journal that cannot be written stops no boot. */
@@ -62,33 +70,55 @@ export class EventStream {
     this.#timer ??= this.#clock.after(writeAfterMs, () => this.flush())
   }
 
-  #admits(source: EventSource): boolean {
+  #admits(source: EventSource, kind: Happening['kind']): boolean {
     const nowMs = this.#clock.nowMs()
     if (nowMs >= this.#windowEndsMs) {
       this.#endWindow()
       this.#windowEndsMs = nowMs + floodWindowMs
     }
-    if (this.#flood.admits(source)) return true
+    if (this.#hasRoom(source, kind)) return true
     // Without a timer the last flood would be told when somebody speaks next, which may be tomorrow.
     this.#windowTimer ??= this.#clock.after(this.#windowEndsMs - nowMs, () => this.#endWindow())
     return false
+  }
+
+  #hasRoom(source: EventSource, kind: Happening['kind']): boolean {
+    const { mac, address } = source
+    if (kind === 'machineReported') return this.#reports.admits({ mac: undefined, address })
+    if (!aboutTrust.has(kind)) return this.#noise.admits(source)
+    const isOfMany = address !== undefined && !this.#trustOfAddresses.admits({ mac: undefined, address })
+    return !isOfMany && this.#trust.admits(source, `${mac} ${address} ${kind}`)
   }
 
   #endWindow(): void {
     this.#windowTimer?.cancel()
     this.#windowTimer = undefined
     this.#windowEndsMs = 0
-    for (const { source, eventCount } of this.#flood.nextWindow()) {
-      this.#record(source ?? { mac: undefined, address: undefined }, { kind: 'eventsLeftOut', eventCount })
+    for (const flood of [this.#noise, this.#reports, this.#trustOfAddresses, this.#trust]) {
+      for (const { source, eventCount } of flood.nextWindow()) {
+        this.#record(source ?? { mac: undefined, address: undefined }, { kind: 'eventsLeftOut', eventCount })
+      }
     }
   }
 }
 
 /** What somebody must see whatever else goes on; a peer that has proved nothing cannot make these happen at will. */
 const alwaysKept: ReadonlySet<Happening['kind']> = new Set([
-  'admitted',
   'addressSlowed',
   'credentialsEnded',
   'diskFailed',
   'serviceFailed',
+])
+
+/** What an audit is told from. Whoever asks can make most of these happen, so that they are counted, but apart from all else. */
+const aboutTrust: ReadonlySet<Happening['kind']> = new Set([
+  'admitted',
+  'identityAlarm',
+  'scriptServed',
+  'credentialsMinted',
+  'iscsiLogin',
+  'certificateRefused',
+  'signedIn',
+  'signInFailed',
+  'signInSlowed',
 ])

@@ -198,6 +198,11 @@ export class Fleet {
     return holds(this.#store.credentials(mac), bootId) ? undefined : 'released'
   }
 
+  /** Whether that boot's secrets are still worth something: who names it has read its script. */
+  holdsBoot(mac: Mac, bootId: string): boolean {
+    return holds(this.#store.credentials(mac), bootId)
+  }
+
   /** The boots of a machine that began with a proof which counts no more end now. */
   releaseProvedBy(mac: Mac, isVoid: (proof: Proof) => boolean): void {
     this.#store.changeCredentials(mac, (ring) => without(ring, isVoid))

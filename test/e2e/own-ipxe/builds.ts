@@ -14,7 +14,11 @@ export const builds = {
 export const pathOf = (file: string): string => join(folder, file)
 
 /** What a person types who has such builds: `loaders add` for each, as they are. */
-const addAll: readonly (readonly string[])[] = Object.values(builds).map((file) => ['loaders', 'add', pathOf(file)])
+export const addAll: readonly (readonly string[])[] = Object.values(builds).map((file) => [
+  'loaders',
+  'add',
+  pathOf(file),
+])
 
 /** The authority whose certificate is in the builds is this site's. */
 export const importAuthority: readonly string[] = ['ca', 'import', pathOf('ca.crt'), pathOf('ca.key')]

@@ -14,7 +14,7 @@ import { WireError } from '../wire/reader.ts'
 import { loginStatus } from './codes.ts'
 import type { DataOutMemory } from './data-out-memory.ts'
 import { FrameReader } from './frame.ts'
-import { lingerMs, loginWithinMs, sendQueueBytesToPause, sessionsMax } from './limits.ts'
+import { lingerMs, loginWithinMs, sendQueueBytesToPause, sessionsMax, sessionsOfAddressMax } from './limits.ts'
 import { type CompleteLogin, type LoginConnection, LoginExchange, type LoginHost } from './login-exchange.ts'
 import type { LoginAttempt, SessionEnd, SessionIdentity, TargetListing } from './policy.ts'
 import { type SessionRegistry, sessionKey } from './registry.ts'
@@ -243,6 +243,12 @@ export class Connection implements TcpHandler, LoginConnection, SessionHost {
   #open(output: CompleteLogin, key: string | undefined, formerSessionId?: number): void {
     const { registry, events } = this.#host
     const { attempt, accepted } = output
+    if (registry.countFrom(this.remoteAddress) >= sessionsOfAddressMax) {
+      const detail = `${sessionsOfAddressMax} sessions are open from this address`
+      this.#login.refuse(loginStatus.outOfResources, 'tooManySessions', detail)
+      return
+    }
+    if (registry.size >= sessionsMax) registry.leastMissed()?.close('idle')
     if (registry.size >= sessionsMax) {
       this.#login.refuse(loginStatus.outOfResources, 'tooManySessions', `${sessionsMax} sessions are open`)
       return

@@ -14,10 +14,15 @@ export class DataOutMemory {
   #idleBytes = 0
   usedBytes = 0
 
-  /** At least `bytes` long, with old content; undefined when all is in use. */
-  take(bytes: number): Uint8Array | undefined {
+  /** Somebody waits for it. */
+  get isWanted(): boolean {
+    return this.#waiting.size > 0
+  }
+
+  /** At least `bytes` long, with old content; undefined when all is in use, unless it is due (`isDue`). */
+  take(bytes: number, isDue: boolean): Uint8Array | undefined {
     const size = sizeFor(bytes)
-    if (this.usedBytes + size > totalDataOutBytesMax) return undefined
+    if (!isDue && this.usedBytes + size > totalDataOutBytesMax) return undefined
     this.usedBytes += size
     const kept = this.#idle.get(size)?.pop()
     if (kept === undefined) return new Uint8Array(size)

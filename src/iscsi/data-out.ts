@@ -8,7 +8,7 @@ import { type ScsiStatus, scsiStatus } from '../scsi/task.ts'
 import type { DataOutMemory } from './data-out-memory.ts'
 import { noTag } from './header.ts'
 import type { DataOut } from './initiator-pdu.ts'
-import { sessionDataOutBytesMax } from './limits.ts'
+import { sessionDataOutBytesMax, sessionDataOutFloorBytes } from './limits.ts'
 import type { ScsiTask } from './scsi-task.ts'
 import { noData, type SessionOutput } from './session-output.ts'
 
@@ -35,6 +35,7 @@ export class DataOutFlow {
   /** For one command. */
   readonly #bytesMax: number
   #usedBytes = 0
+  #hasMoved = false
   /** Write commands whose R2T waits for memory. In order. */
   #unfunded: ScsiTask[] = []
 
@@ -101,7 +102,15 @@ export class DataOutFlow {
       transfer.dataNumber++
     }
     task.receivedBytes += dataBytes
+    this.#hasMoved = true
     return undefined
+  }
+
+  /** Whether data has come since it was asked last. */
+  hasMoved(): boolean {
+    const hasMoved = this.#hasMoved
+    this.#hasMoved = false
+    return hasMoved
   }
 
   /** The accepted Data-Out is here whole. */
@@ -158,7 +167,7 @@ export class DataOutFlow {
       return false
     }
     if (this.#usedBytes > 0 && this.#usedBytes + bytes > sessionDataOutBytesMax) return false
-    const buffer = this.#memory.take(bytes)
+    const buffer = this.#memory.take(bytes, this.#usedBytes + bytes <= sessionDataOutFloorBytes)
     if (buffer === undefined) return false
     task.buffer = buffer
     this.#usedBytes += bytes

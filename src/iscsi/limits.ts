@@ -28,8 +28,15 @@ export const connectionsMax = 8_192
 /** Sessions in full-feature phase, discovery included. */
 export const sessionsMax = 4_096
 
+/** The same from one address: a lab behind one router fits, and nobody takes all. */
+export const sessionsOfAddressMax = 2_048
+/** A discovery session in which nothing is said ends. open-iscsi and firmware ask at once and log out. */
+export const discoverySilenceMs = 60_000
+
 /** Commands that one session may have under way: MaxCmdSN runs this far ahead. Linux asks for 128 at most. */
 export const commandWindow = 128
+/** Data of pings and texts that came before their turn. With one connection nothing comes early from an honest initiator. */
+export const heldBytesMax: number = 1 * mebibyte
 /** Immediate commands do not obey the window, so they have a bound of their own. RFC 7143 §4.2.2.1. */
 export const immediateTasksMax = 16
 /** BHS extras: an extended CDB of 260 bytes and a bidirectional length, with their own headers. RFC 7143 §11.2.2. */
@@ -46,6 +53,10 @@ export const outstandingReadyToTransferMax = 8
 export const sessionDataOutBytesMax: number = 16 * mebibyte
 /** The same over all sessions. */
 export const totalDataOutBytesMax: number = 256 * mebibyte
+/** What a session may hold also when all is used up: the small writes of a system go on, whatever others hold. */
+export const sessionDataOutFloorBytes: number = 1 * mebibyte
+/** While others wait for data-out memory: how long an initiator may leave us without the data that it was asked for. */
+export const dataOutWithinMs = 30_000
 /** Buffers kept for the next write command instead of asking the system for zeroed memory each time: 16 of 256 KiB. */
 export const idleDataOutBytesMax: number = 4 * mebibyte
 
@@ -57,6 +68,13 @@ export const directReceiveBytesMin: number = 16 * kibibyte
  * reading holds this much and no more; at half of it they go on.
  */
 export const sendQueueBytesMax: number = 1 * mebibyte
+/**
+ * Data that commands of one session may be reading from a device that answers later: what they were promised has to be held. One
+ * command is always let run, whatever it reads.
+ */
+export const readingBytesMax: number = 4 * mebibyte
+/** The same over all sessions. Past it each has one such command at a time. */
+export const totalReadingBytesMax: number = 256 * mebibyte
 /** Past this the connection is not read either: even a rejection needs room. */
 export const sendQueueBytesToPause: number = 2 * mebibyte
 /** One slab of memory for what is sent. Holds several data-in PDUs of the largest usual size (256 KiB) with headers. */
@@ -65,6 +83,16 @@ export const slabBytes: number = 1 * mebibyte + 16 * kibibyte
 export const idleSlabsMax = 8
 /** Below this a lent block is copied beside its header: one piece more for the kernel costs more than the copy. */
 export const lendBytesMin: number = 16 * kibibyte
+/**
+ * Lent pieces for one connection that have not left. Each may keep a whole segment of a cache (8 MiB) from being freed, so who does
+ * not read gets copies. A queue full of 256 KiB reads does not come to it.
+ */
+export const lentPiecesMax = 16
+/**
+ * What waits in another slab than what a client has not taken yet, and is smaller than this, is copied: 48 unread bytes must not
+ * keep a slab.
+ */
+export const slabShareBytesMin: number = 64 * kibibyte
 
 /** RFC 7143 §9.2.1: "secrets shorter than 96 bits are not permitted" without IPsec. */
 export const chapSecretBytesMin = 12

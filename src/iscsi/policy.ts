@@ -144,6 +144,10 @@ export type SessionEnd =
   | 'targetReset'
   | 'shutdown'
   | 'protocolError'
+  /** A discovery session in which nothing was said. */
+  | 'idle'
+  /** It held memory that others waited for, and did not send what it was asked for. */
+  | 'stalled'
   | 'fault'
 
 export type IscsiEvent =

@@ -18,6 +18,7 @@ export class SessionRegistry {
   /** Sessions that ended while commands of theirs were executing: what they still write must not meet their successor. */
   readonly #draining = new Map<string, Set<Session>>()
   readonly #byServer = new Map<DeviceServer, Set<Session>>()
+  readonly #countByAddress = new Map<string, number>()
   readonly #handles = new Set<number>()
   #lastHandle = 0
   #lastId = 0
@@ -28,6 +29,23 @@ export class SessionRegistry {
 
   all(): readonly Session[] {
     return [...this.#all]
+  }
+
+  /** Sessions from this address. */
+  countFrom(address: string): number {
+    return this.#countByAddress.get(address) ?? 0
+  }
+
+  /** The oldest discovery session of the address that has most sessions: what is missed least when there is no room. */
+  leastMissed(): Session | undefined {
+    let worst: string | undefined
+    for (const address of this.#countByAddress.keys()) {
+      if (worst === undefined || this.countFrom(address) > this.countFrom(worst)) worst = address
+    }
+    for (const session of this.#all) {
+      if (session.key === undefined && session.identity.remote.address === worst) return session
+    }
+    return undefined
   }
 
   find(key: string): Session | undefined {
@@ -47,6 +65,8 @@ export class SessionRegistry {
 
   add(session: Session): void {
     this.#all.add(session)
+    const { address } = session.identity.remote
+    this.#countByAddress.set(address, this.countFrom(address) + 1)
     this.#handles.add(session.handle)
     if (session.key !== undefined) this.#byKey.set(session.key, session)
     if (session.deviceServer === undefined) return
@@ -58,6 +78,10 @@ export class SessionRegistry {
   remove(session: Session): void {
     if (!this.#all.delete(session)) return
     this.#handles.delete(session.handle)
+    const { address } = session.identity.remote
+    const count = this.countFrom(address) - 1
+    if (count === 0) this.#countByAddress.delete(address)
+    else this.#countByAddress.set(address, count)
     const { key, deviceServer } = session
     if (key !== undefined) {
       if (this.#byKey.get(key) === session) this.#byKey.delete(key)

@@ -11,7 +11,7 @@ import { assert } from '../base/assert.ts'
 import type { Nexus, ScsiStatus, Task, TaskAttribute } from '../scsi/task.ts'
 import { headerBytes, noTag } from './header.ts'
 import type { ScsiCommand } from './initiator-pdu.ts'
-import { lendBytesMin, receiveSegmentBytesMax } from './limits.ts'
+import { lendBytesMin, lentPiecesMax, receiveSegmentBytesMax } from './limits.ts'
 import { dataStart, framedBytes, Region, sealDigests } from './send-memory.ts'
 import type { SessionOutput } from './session-output.ts'
 import { encodeTargetPdu, endDataIn, type Residual, setNumbers } from './target-pdu.ts'
@@ -24,6 +24,8 @@ export interface TaskOwner {
   ended(task: ScsiTask, before: ScsiTask['state']): void
   /** Everything for this command has been pushed; `dataInBytes` of it are the initiator's data. */
   answered(dataInBytes: number): void
+  /** It executed, and its end was silent: what it held is free. */
+  endedInSilence(): void
 }
 
 /** One R2T that the initiator has not answered whole. */
@@ -55,6 +57,8 @@ export class ScsiTask implements Task {
   listed = false
   /** Its turn by CmdSN has come. */
   delivered = false
+  /** It did not end at once: how much of its session's reading it may hold. */
+  readingBytes = 0
   /** Called when an aborted task that executes has ended. */
   whenEnded: (() => void) | undefined
 
@@ -77,6 +81,7 @@ export class ScsiTask implements Task {
   #lastHeader: Region | undefined
   #dataInBytes = 0
   #burstBytes = 0
+  #lentPieces = 0
   #dataNumber = 0
 
   constructor(owner: TaskOwner, command: ScsiCommand, bidirectionalReadBytes: number) {
@@ -121,6 +126,7 @@ export class ScsiTask implements Task {
       const segmentBytes = Math.min(bytes.byteLength - from, this.#segmentRoom())
       this.#beginSegment(headerBytes, segmentBytes)
       this.#regions.push(new Region(undefined, bytes, from, from + segmentBytes))
+      this.#lentPieces++
       from += segmentBytes
     }
   }
@@ -168,6 +174,7 @@ export class ScsiTask implements Task {
       for (const region of this.#regions) this.#owner.output.memory.release(region)
       this.#regions = []
       this.whenEnded?.()
+      if (before === 'executing') this.#owner.endedInSilence()
       return false
     }
     return true
@@ -192,6 +199,7 @@ export class ScsiTask implements Task {
   #mayLend(bytes: number): boolean {
     const { headerDigest, dataDigest, peerSegmentBytesMax, burstBytesMax } = this.#owner.output.parameters
     if (headerDigest || dataDigest) return false
+    if (this.#lentPieces + this.#owner.output.lentPieces >= lentPiecesMax) return false
     return ((bytes | peerSegmentBytesMax | burstBytesMax | this.#burstBytes) & 3) === 0
   }
 

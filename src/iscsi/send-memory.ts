@@ -13,7 +13,7 @@ import { assert } from '../base/assert.ts'
 import type { TcpConnection } from '../ports/tcp.ts'
 import { crc32c } from '../wire/crc32c.ts'
 import { digestBytes, headerBytes, paddedBytes } from './header.ts'
-import { idleSlabsMax, slabBytes } from './limits.ts'
+import { idleSlabsMax, slabBytes, slabShareBytesMin } from './limits.ts'
 
 export class Slab {
   readonly bytes: Uint8Array
@@ -48,6 +48,8 @@ export class SendMemory {
   #current: Slab
   /** Taken and not released. */
   regionCount = 0
+  /** What commands that execute may still take: of all sessions, and of those commands that did not end at once. */
+  readingBytes = 0
 
   constructor() {
     this.#current = new Slab(slabBytes)
@@ -87,6 +89,13 @@ export class SendMemory {
     if (this.#idle.length < idleSlabsMax) this.#idle.push(slab)
   }
 
+  /** The same bytes in memory of their own; `region` is released. */
+  detached(region: Region): Region {
+    const bytes = region.bytes.slice(region.start, region.end)
+    this.release(region)
+    return new Region(undefined, bytes, 0, bytes.byteLength)
+  }
+
   /** Makes two neighbours one. False if they are none. */
   merge(before: Region, next: Region): boolean {
     if (before.slab === undefined || before.slab !== next.slab || before.end !== next.start) return false
@@ -105,6 +114,11 @@ export class Outbox {
   #regions: Region[] = []
   /** Pushed, and not yet taken by the kernel. */
   queuedBytes = 0
+  /** Regions of lent memory among them. */
+  lentPieces = 0
+  /** Flushed, and not yet taken by the kernel; the slab of the last of it. */
+  #leavingBytes = 0
+  #leavingSlab: Slab | undefined
 
   constructor(memory: SendMemory, wire: Pick<TcpConnection, 'write'>, drained: () => void) {
     this.#memory = memory
@@ -114,6 +128,7 @@ export class Outbox {
 
   push(region: Region): void {
     this.queuedBytes += region.end - region.start
+    if (region.slab === undefined) this.lentPieces++
     const last = this.#regions.at(-1)
     if (last === undefined || !this.#memory.merge(last, region)) this.#regions.push(region)
   }
@@ -122,19 +137,36 @@ export class Outbox {
     if (this.#regions.length === 0) return
     const regions = this.#regions
     this.#regions = []
-    for (const region of regions) {
+    for (const pushed of regions) {
+      const region = this.#wouldPinSlab(pushed) ? this.#memory.detached(pushed) : pushed
+      const bytes = region.end - region.start
+      if (region.slab !== undefined) this.#leavingSlab = region.slab
+      this.#leavingBytes += bytes
       this.#wire.write(region.bytes.subarray(region.start, region.end), () => {
-        this.queuedBytes -= region.end - region.start
-        this.#memory.release(region)
+        this.#leavingBytes -= bytes
+        if (this.#leavingBytes === 0) this.#leavingSlab = undefined
+        this.#forget(pushed)
+        if (region === pushed) this.#memory.release(region)
         this.#drained()
       })
     }
   }
 
+  /** Too small for the slab that it would keep: the client is behind, and the slab is not the one that it keeps already. */
+  #wouldPinSlab({ slab, start, end }: Region): boolean {
+    if (slab === undefined || this.#leavingBytes === 0 || slab === this.#leavingSlab) return false
+    return end - start < slabShareBytesMin
+  }
+
+  #forget({ slab, start, end }: Region): void {
+    this.queuedBytes -= end - start
+    if (slab === undefined) this.lentPieces--
+  }
+
   /** The connection is gone: nothing of this will leave. */
   drop(): void {
     for (const region of this.#regions) {
-      this.queuedBytes -= region.end - region.start
+      this.#forget(region)
       this.#memory.release(region)
     }
     this.#regions = []

@@ -7,7 +7,15 @@ import type { Endpoint } from '../ports/udp.ts'
 import { ChapFailures } from './chap-failures.ts'
 import { Connection, type ConnectionHost } from './connection.ts'
 import { DataOutMemory } from './data-out-memory.ts'
-import { connectionsMax, lingerMs, loginWithinMs, pendingLoginsMax, pingAfterMs, sweepEveryMs } from './limits.ts'
+import {
+  connectionsMax,
+  discoverySilenceMs,
+  lingerMs,
+  loginWithinMs,
+  pendingLoginsMax,
+  pingAfterMs,
+  sweepEveryMs,
+} from './limits.ts'
 import type { IscsiEvents, SessionIdentity, TargetDirectory } from './policy.ts'
 import { SessionRegistry } from './registry.ts'
 import { SendMemory } from './send-memory.ts'
@@ -158,10 +166,16 @@ class Target implements IscsiTarget, ConnectionHost {
         connection.giveUp()
       }
       for (const connection of this.#connections) {
-        if (nowMs - connection.lastHeardAtMs < pingAfterMs || connection.session === undefined) continue
-        connection.lastHeardAtMs = nowMs
-        connection.session.ping()
+        const { session, lastHeardAtMs } = connection
+        if (session === undefined) continue
+        if (session.key === undefined) {
+          if (nowMs - lastHeardAtMs >= discoverySilenceMs) session.close('idle')
+        } else if (nowMs - lastHeardAtMs >= pingAfterMs) {
+          connection.lastHeardAtMs = nowMs
+          session.ping()
+        }
       }
+      if (this.dataOut.isWanted) for (const session of this.registry.all()) session.othersWait(sweepEveryMs)
       this.#scheduleSweep()
     })
   }

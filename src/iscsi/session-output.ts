@@ -43,6 +43,11 @@ export class SessionOutput {
     return this.#outbox.queuedBytes
   }
 
+  /** Pieces of lent memory among them. */
+  get lentPieces(): number {
+    return this.#outbox.lentPieces
+  }
+
   /** For a PDU that carries a status: StatSN counts on. */
   nextNumbers(): Numbers {
     const statusNumber = this.#statusNumber

@@ -24,7 +24,16 @@ import {
   type TaskManagementRequest,
   type TextRequest,
 } from './initiator-pdu.ts'
-import { immediateTasksMax, receiveSegmentBytesMax, sendQueueBytesMax, timeToWaitSeconds } from './limits.ts'
+import {
+  dataOutWithinMs,
+  heldBytesMax,
+  immediateTasksMax,
+  readingBytesMax,
+  receiveSegmentBytesMax,
+  sendQueueBytesMax,
+  timeToWaitSeconds,
+  totalReadingBytesMax,
+} from './limits.ts'
 import type { Parameters } from './negotiation.ts'
 import type { LoginAttempt, SessionEnd, SessionIdentity, TargetListing } from './policy.ts'
 import { ScsiTask, type TaskOwner } from './scsi-task.ts'
@@ -33,6 +42,9 @@ import { type InputHost, type OtherRequest, SessionInput } from './session-input
 import { lunZero, noData, SessionOutput } from './session-output.ts'
 import { type ManagedSession, manage } from './task-management.ts'
 import { TextExchange, type TextHost } from './text-exchange.ts'
+
+/** What has its turn by CmdSN and is no command. */
+type NumberedRequest = NopOut | TaskManagementRequest | TextRequest | LogoutRequest
 
 /** The connection under a session, and the target around it. */
 export interface SessionHost {
@@ -86,6 +98,11 @@ export class Session implements InputHost, TaskOwner, TextHost, ManagedSession {
   /** Complete commands that wait for the initiator to read what it was sent. In order. */
   #backlog: ScsiTask[] = []
   #executing = 0
+  /** Data-in that executing commands may bring, of those that did not end at once. */
+  #readingBytes = 0
+  /** Data of requests that wait for their turn. */
+  #heldBytes = 0
+  #stalledMs = 0
   #quietListeners: (() => void)[] = []
   #over = false
 
@@ -150,14 +167,26 @@ export class Session implements InputHost, TaskOwner, TextHost, ManagedSession {
     }
     // A NOP-Out that answers our ping carries a CmdSN but is not a command. §11.18.
     if (!this.window.isTurnOf(pdu.commandNumber)) {
-      this.window.hold(pdu.commandNumber, () => this.window.turn(() => this.#act(pdu, bytes)))
+      this.#hold(pdu, bytes)
       return
     }
     this.window.turn(() => this.#act(pdu, bytes))
     this.window.release()
   }
 
-  #act(pdu: NopOut | TaskManagementRequest | TextRequest | LogoutRequest, bytes: Uint8Array): void {
+  #hold(pdu: NumberedRequest, bytes: Uint8Array): void {
+    if (this.#heldBytes + bytes.byteLength > heldBytesMax && this.window.isExpected(pdu.commandNumber)) {
+      this.breakOff(rejectReason.protocolError, 'too much before its turn', headerAgain(pdu, bytes.byteLength))
+      return
+    }
+    const held = this.window.hold(pdu.commandNumber, () => {
+      this.#heldBytes -= bytes.byteLength
+      this.window.turn(() => this.#act(pdu, bytes))
+    })
+    if (held) this.#heldBytes += bytes.byteLength
+  }
+
+  #act(pdu: NumberedRequest, bytes: Uint8Array): void {
     switch (pdu.kind) {
       case 'nopOut':
         this.#answerNop(pdu, bytes)
@@ -284,10 +313,20 @@ export class Session implements InputHost, TaskOwner, TextHost, ManagedSession {
 
   #ready(task: ScsiTask): void {
     task.state = 'ready'
-    if (this.#backlog.length > 0 || this.output.queuedBytes >= sendQueueBytesMax) {
+    if (this.#backlog.length > 0 || this.#isFull(task)) {
       this.#list(task)
       this.#backlog.push(task)
     } else this.#execute(task)
+  }
+
+  /** What it was sent and has not read, or what is being read for it, is as much as may be held. */
+  #isFull(task: ScsiTask): boolean {
+    if (this.output.queuedBytes >= sendQueueBytesMax) return true
+    const bytes = task.dataInBytesMax
+    if (this.#readingBytes === 0 || bytes === 0) return false
+    return (
+      this.#readingBytes + bytes > readingBytesMax || this.output.memory.readingBytes + bytes > totalReadingBytesMax
+    )
   }
 
   #execute(task: ScsiTask): void {
@@ -302,7 +341,11 @@ export class Session implements InputHost, TaskOwner, TextHost, ManagedSession {
     this.#executing++
     deviceServer.execute(task)
     // Most commands have ended by now, and were never in the table.
-    if (task.state === 'executing' && !task.listed) this.#list(task)
+    if (task.state !== 'executing') return
+    if (!task.listed) this.#list(task)
+    task.readingBytes = task.dataInBytesMax
+    this.#readingBytes += task.readingBytes
+    this.output.memory.readingBytes += task.readingBytes
   }
 
   /** The kernel has taken something: commands that waited for that go on. */
@@ -311,7 +354,7 @@ export class Session implements InputHost, TaskOwner, TextHost, ManagedSession {
     const backlog = this.#backlog
     this.#backlog = []
     for (const [index, task] of backlog.entries()) {
-      if (this.output.queuedBytes >= sendQueueBytesMax) {
+      if (this.#isFull(task)) {
         this.#backlog = [...backlog.slice(index), ...this.#backlog]
         break
       }
@@ -353,6 +396,10 @@ export class Session implements InputHost, TaskOwner, TextHost, ManagedSession {
     else if (task.delivered) this.window.widen()
     this.#dataOut.unfund(task)
     this.commandCount++
+    if (task.readingBytes > 0) {
+      this.#readingBytes -= task.readingBytes
+      this.output.memory.readingBytes -= task.readingBytes
+    }
     if (before === 'executing') {
       this.#executing--
       if (this.#executing === 0 && this.#quietListeners.length > 0) this.#tellQuiet()
@@ -369,6 +416,11 @@ export class Session implements InputHost, TaskOwner, TextHost, ManagedSession {
   answered(dataInBytes: number): void {
     this.readBytes += dataInBytes
     this.output.flushSoon()
+    if (this.#backlog.length > 0) this.drained()
+  }
+
+  endedInSilence(): void {
+    if (this.#backlog.length > 0) this.drained()
   }
 
   // --- other requests
@@ -472,6 +524,13 @@ export class Session implements InputHost, TaskOwner, TextHost, ManagedSession {
   }
 
   // --- the end
+
+  /** Others have waited for memory `sinceMs` longer: whoever keeps it and sends nothing must not keep it for ever. */
+  othersWait(sinceMs: number): void {
+    const owesData = this.hasTask(({ state, buffer }) => state === 'collecting' && buffer !== undefined)
+    this.#stalledMs = this.#dataOut.hasMoved() || !owesData ? 0 : this.#stalledMs + sinceMs
+    if (this.#stalledMs > dataOutWithinMs) this.close('stalled')
+  }
 
   /** Asks the initiator to log out; Linux does, iPXE does not know what it is being told. §11.9.1. */
   requestLogout(withinSeconds: number): void {

@@ -24,7 +24,15 @@ import {
   type LoginVerdict,
   loginStep,
 } from './login.ts'
-import type { IscsiEvents, LoginAttempt, LoginFailure, TargetDirectory } from './policy.ts'
+import {
+  ask,
+  type DiscoveryVerdict,
+  type IscsiEvents,
+  type LoginAttempt,
+  type LoginFailure,
+  type TargetDirectory,
+  type Verdict,
+} from './policy.ts'
 import { dataStart, framedBytes, type Outbox, type SendMemory } from './send-memory.ts'
 import { after } from './serial-number.ts'
 import { encodeTargetPdu } from './target-pdu.ts'
@@ -155,7 +163,9 @@ export class LoginExchange implements FrameTaker {
     this.#attempt = attempt
     const { directory } = this.#host
     const discovery = attempt.targetName === undefined
-    const asked = discovery ? directory.discover(attempt) : directory.resolve(attempt)
+    const asked = ask<DiscoveryVerdict | Verdict>(() =>
+      discovery ? directory.discover(attempt) : directory.resolve(attempt),
+    )
     const decided = (verdict: Awaited<typeof asked>): void => {
       if (this.#over) return
       this.#step({ kind: 'verdict', verdict: { kind: discovery ? 'discovery' : 'normal', verdict } as LoginVerdict })

@@ -88,6 +88,15 @@ export interface TargetDirectory {
   list(attempt: LoginAttempt): readonly TargetListing[] | Promise<readonly TargetListing[]>
 }
 
+/** What a directory is asked: one that throws and one whose promise is rejected are alike. */
+export function ask<Answer>(question: () => Answer | Promise<Answer>): Answer | Promise<Answer> {
+  try {
+    return question()
+  } catch (error) {
+    return Promise.reject(error)
+  }
+}
+
 /** RFC 7143 §12.1.3 and IANA's iSCSI CHAP algorithm registry, strongest last. */
 export type ChapAlgorithm = 'md5' | 'sha1' | 'sha256' | 'sha3-256'
 

@@ -277,6 +277,17 @@ test('a discovery login with a TSIH is refused: it may have none, and none of an
   expect(world.target.sessions()).toHaveLength(1)
 })
 
+test('a directory that throws refuses the login, or lists nothing; the target goes on', async () => {
+  const broken = (): never => {
+    throw new Error('no catalogue')
+  }
+  const world = await createWorld({ directory: { discover: broken } })
+  expect((await RawSession.open(world, { targetName: undefined })).login.status).toBe(0x0300)
+  const raw = await openRaw(await createWorld({ directory: { list: broken } }))
+  expect(decodeText(answerOf(await raw.say(text(2), encodeText([['SendTargets', '']]))).data)).toEqual([])
+  expect((await RawSession.open(world)).login.status).toBe(0)
+})
+
 test('a command in a discovery session is refused and does not hold up what follows', async () => {
   const world = await createWorld()
   const raw = await RawSession.open(world, { targetName: undefined })

@@ -96,6 +96,19 @@ test('ABORT TASK of what is not there, of another disk, and of what has not come
   expect(await raw.say(slow(4))).toEqual([])
 })
 
+test('a unit by its other name (flat addressing) is the same unit: its commands end', async () => {
+  const { world, release } = await disks()
+  const raw = await open(world)
+  raw.send(slow(3))
+  raw.send(slow(4, otherLun))
+  const flat = Uint8Array.of(0x40, 0, 0, 0, 0, 0, 0, 0)
+  expect(await raw.say(manage(code.logicalUnitReset, { lun: flat, commandNumber: 5 }))).toEqual([])
+  release()
+  const heard = await raw.hear()
+  expect(responses(heard)).toEqual([said.complete])
+  expect(answered(heard)).toEqual([4])
+})
+
 test('ABORT TASK SET ends the own commands at that disk, whatever they wait for, and nobody hears of it', async () => {
   const { world, release } = await disks()
   const raw = await open(world)

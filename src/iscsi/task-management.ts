@@ -5,6 +5,7 @@
  * It does not wait for Data-Out that open R2Ts still ask for, as §4.2.3.3 has it: open-iscsi (node.session.iscsi.FastAbort, on by
  * default) sends none after its request, and would wait for our answer until it drops the session. What comes late is ignored.
  */
+import { decodeLun } from '../scsi/report-luns.ts'
 import type { DeviceServer, Nexus } from '../scsi/task.ts'
 import { taskManagementFunction, taskManagementResponse } from './codes.ts'
 import type { CommandWindow } from './command-window.ts'
@@ -129,7 +130,8 @@ function whenAllEnded(tasks: readonly ScsiTask[], then: () => void): void {
   }
 }
 
+/** One unit has several names: SAM-5 §4.7 knows peripheral and flat addressing. What names no unit has to be the same bytes. */
 function equalLuns(a: Uint8Array, b: Uint8Array): boolean {
-  for (let i = 0; i < 8; i++) if (a[i] !== b[i]) return false
-  return true
+  const unit = decodeLun(a)
+  return unit === undefined ? a.every((byte, i) => byte === b[i]) : unit === decodeLun(b)
 }

@@ -5,7 +5,7 @@ import { noTag } from './header.ts'
 import { headerAgain, type TextRequest } from './initiator-pdu.ts'
 import { negotiationTextBytesMax, sendTargetsBytesMax } from './limits.ts'
 import { renegotiate } from './negotiation.ts'
-import type { LoginAttempt, TargetListing } from './policy.ts'
+import { ask, type LoginAttempt, type TargetListing } from './policy.ts'
 import { formatPortal } from './portal.ts'
 import { noData, type SessionOutput } from './session-output.ts'
 import { decodeText, encodeText, type KeyValue, textValue } from './text.ts'
@@ -101,7 +101,7 @@ export class TextExchange {
       // Cut between targets would be kinder, but this many means a catalogue that no initiator could use.
       this.#send(pdu, text.byteLength > sendTargetsBytesMax ? encodeText([['SendTargets', 'Reject']]) : text)
     }
-    const listings = host.listTargets()
+    const listings = ask(() => host.listTargets())
     if (listings instanceof Promise) listings.then(finish, () => finish([]))
     else finish(listings)
   }

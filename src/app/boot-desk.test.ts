@@ -3,6 +3,7 @@ import { expect, test } from 'vitest'
 import { VirtualClock } from '../../test/simulation/clock.ts'
 import { parseMac } from '../base/address.ts'
 import { Fleet } from '../fleet/fleet.ts'
+import { offeredCredentialsMax } from '../fleet/limits.ts'
 import { namingAuthorityDefault } from '../fleet/names.ts'
 import { MemoryFleetStore } from '../fleet/store.ts'
 import type { HttpRequest } from '../http/policy.ts'
@@ -197,4 +198,14 @@ test('an alarm that there was no room for is raised again until it is in the jou
   ask({ uuid })
   ask({ uuid })
   expect(count('identityAlarm')).toBe(1)
+})
+
+test("who asks for a machine's script again and again makes no script worthless but its own", () => {
+  const { ask, fleet, clock } = deskWith()
+  const bootOf = (text: string): string | undefined => /boot (\w+) of/.exec(text)?.[1]
+  const own = bootOf(ask({ uuid }).text)
+  for (let round = 0; round < 3 * offeredCredentialsMax; round++) ask({ uuid, from: elsewhere })
+  const offered = fleet.candidatesFor('iqn.2026-01.internal.slipway:disk.525400770010', clock.wallMs())
+  expect(offered).toHaveLength(offeredCredentialsMax)
+  expect(offered.map(({ bootId }) => bootId)).toContain(own)
 })

@@ -33,7 +33,7 @@ import type { Script } from '../ipxe/script.ts'
 import type { Clock } from '../ports/clock.ts'
 import type { TftpCatalogue, TftpFile } from '../tftp/policy.ts'
 import type { ChapMode, Ports, Start } from './config.ts'
-import { Encounters } from './encounters.ts'
+import { Encounters, waitingMachinesMax } from './encounters.ts'
 import type { EventStream } from './event-stream.ts'
 import type { FirmwareHttps } from './firmware-https.ts'
 import type { FoundKernel, LinuxDesk } from './linux-desk.ts'
@@ -228,6 +228,8 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
       }
       case 'tls': {
         if (!choice.served && !this.#waitingForTls.has(mac)) {
+          // Invented machines are told of again, and fill no memory.
+          if (this.#waitingForTls.size >= waitingMachinesMax) this.#waitingForTls.clear()
           this.#waitingForTls.add(mac)
           events.emit({ mac, address }, { kind: 'held', reason: 'its script goes by HTTPS, which is not served now' })
           events.emit({ mac, address }, { ...served, bootId: undefined, image: undefined })
@@ -340,7 +342,7 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
     const { events, fleet, storage } = this.#parts
     const { address, proof, web } = asking
     const { mac } = machine
-    const credentials = fleet.offerCredentials(mac, this.#parts.clock.wallMs(), proof)
+    const credentials = fleet.offerCredentials(mac, this.#parts.clock.wallMs(), proof, address)
     const { image } = fleet.assignmentOf(machine)
     const { bootId } = credentials
     events.emit({ mac, address }, { kind: 'credentialsMinted', bootId })

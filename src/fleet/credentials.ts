@@ -32,6 +32,8 @@ export type BootCredentials = {
   readonly mintedMs: number
   /** What the machine had proved before it was given these. */
   readonly proof: Proof
+  /** From which address they were asked for, where that is known. */
+  readonly askedFrom?: string | undefined
 }
 
 /** All credentials that one machine may use now. Kept, so that a restart of Slipway does not lock a running machine out. */
@@ -58,9 +60,10 @@ export type MintTerms = {
   /** `mintBytes` bytes that nobody can guess. */
   readonly random: Uint8Array
   readonly nowMs: number
+  readonly askedFrom?: string | undefined
 }
 
-export function mint({ mac, names, proof, random, nowMs }: MintTerms): BootCredentials {
+export function mint({ mac, names, proof, random, nowMs, askedFrom }: MintTerms): BootCredentials {
   assert(random.byteLength === mintBytes, 'minting takes exactly mintBytes')
   const text = base32(random)
   const part = (index: number): string => text.slice(index * credentialCharacters, (index + 1) * credentialCharacters)
@@ -73,11 +76,19 @@ export function mint({ mac, names, proof, random, nowMs }: MintTerms): BootCrede
     target: { user: part(2), secret: new Secret(part(3)) },
     mintedMs: nowMs,
     proof,
+    ...(askedFrom === undefined ? {} : { askedFrom }),
   }
 }
 
 export function offer(ring: CredentialRing, minted: BootCredentials, nowMs: number): CredentialRing {
-  const offered = [...current(ring.offered, nowMs), minted].slice(-offeredCredentialsMax)
+  const offered = [...current(ring.offered, nowMs), minted]
+  // Who asks over and over makes room at its own cost: the newest of each address goes last.
+  while (offered.length > offeredCredentialsMax) {
+    const repeated = offered.findIndex(({ askedFrom }, index) =>
+      offered.some((later, at) => at > index && later.askedFrom === askedFrom),
+    )
+    offered.splice(Math.max(repeated, 0), 1)
+  }
   return { active: ring.active, offered }
 }
 

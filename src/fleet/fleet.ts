@@ -147,11 +147,11 @@ export class Fleet {
     return this.terms.demands?.get(mac)?.require ?? this.terms.require ?? 'admission'
   }
 
-  /** For the script of one boot, which is the only place they go. */
-  offerCredentials(mac: Mac, nowMs: number, proof: Proof = admissionOnly): BootCredentials {
+  /** For the script of one boot, which is the only place they go. `askedFrom`: the address that asked for it. */
+  offerCredentials(mac: Mac, nowMs: number, proof: Proof = admissionOnly, askedFrom?: string): BootCredentials {
     const authority = this.terms.namingAuthority
     const names = { initiatorName: initiatorNameOf(authority, mac), targetName: targetNameOf(authority, mac) }
-    const minted = mint({ mac, names, proof, random: this.#random(mintBytes), nowMs })
+    const minted = mint({ mac, names, proof, random: this.#random(mintBytes), nowMs, askedFrom })
     this.#store.changeCredentials(mac, (ring) => offer(ring, minted, nowMs))
     return minted
   }

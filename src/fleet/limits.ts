@@ -6,9 +6,10 @@ export const lastSeenStaleMs = 60_000
 
 /**
  * Credentials handed out and not yet used, for one machine. A machine asks for its script once a boot, and again when
- * somebody presses Ctrl-C; asking more often must not grow anything.
+ * somebody presses Ctrl-C; asking more often must not grow anything. More than a machine needs, so that whoever asks in its
+ * name needs as many addresses to make the machine's own script worthless.
  */
-export const offeredCredentialsMax = 4
+export const offeredCredentialsMax = 16
 
 /** A script that was fetched this long ago and never used will not be: the slowest retries end within ten minutes. */
 export const offerValidMs: number = 30 * 60_000

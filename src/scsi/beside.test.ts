@@ -96,6 +96,36 @@ test('what an EXTENDED COPY or a WRITE SAME has not yet written is not written a
   }
 })
 
+test('a write that was under way when the write cache was switched off is flushed before that is GOOD', async () => {
+  const late = lateDevice(512 * 64)
+  const happened: string[] = []
+  const device: BlockDevice = {
+    ...late,
+    async write(offset, source) {
+      await late.write(offset, source)
+      happened.push('write')
+    },
+    flush() {
+      happened.push('flush')
+      return undefined
+    },
+  }
+  const gate = Promise.withResolvers<void>()
+  late.hold = gate.promise
+  const initiator = new Initiator(serverOf(device))
+  const writing = write(initiator, 0, filled(1, 1))
+  const sensed = await initiator.run('1a 08 08 00 ff 00')
+  const page = sensed.data.slice(4)
+  page[0] = 0x08
+  page[2] = (page[2] as number) & ~0x04
+  const length = (4 + page.byteLength).toString(16).padStart(2, '0')
+  const selecting = initiator.run(`15 10 0000 ${length} 00`, { dataOut: [new Uint8Array(4), page] })
+  for (let i = 0; i < 5; i++) await turn()
+  gate.resolve()
+  expect([outcomeOf(await writing), outcomeOf(await selecting)]).toEqual(['good', 'good'])
+  expect(happened).toEqual(['write', 'flush'])
+})
+
 test('a copy that is aborted writes no more than the piece that it was at', async () => {
   const late = lateDevice(512 * 65536)
   let written = 0

@@ -2,6 +2,7 @@
 import { u16, u24, u32, u64 } from '../wire/big-endian.ts'
 import type { Command } from './command.ts'
 import { parameterList } from './data-out.ts'
+import { alone } from './device-access.ts'
 import type { LogicalUnit, NexusRecord } from './logical-unit.ts'
 import { type ModeState, modePages } from './mode.ts'
 import { CheckCondition, condition, invalidCdbField, invalidParameter } from './sense.ts'
@@ -68,8 +69,9 @@ async function select(
   const hasChanged = JSON.stringify(next) !== JSON.stringify(unit.mode)
   unit.mode = next
   if (hasChanged) unit.attention(condition.modeParametersChanged, from)
-  // What was acknowledged from the cache must not wait for a flush that nobody sends any more.
-  if (losesCache) await unit.device.flush()
+  // What was acknowledged from the cache must not wait for a flush that nobody sends any more; nor what began before this and is
+  // acknowledged meanwhile.
+  if (losesCache) await alone(unit, 0, unit.device.sizeBytes, async () => unit.device.flush())
   return bytes
 }
 

@@ -67,7 +67,7 @@ export async function withTrust(
 ): Promise<PatchedLoader> {
   const { loader } = await unsignedIpxe(
     bytes,
-    'A signed iPXE trusts our CA by the UEFI variable TlsCaCertificate (builds of 2025 and later), or serve a public certificate with its cross-signed chain.',
+    'A signed iPXE trusts our CA by the UEFI variable TlsCaCertificate (builds of 2025 and later), or serve a public certificate with its cross-signed chain. A UKI (kernel and initramfs in one signed file) needs no iPXE that trusts us; Slipway does not make one.',
   )
   if (loader.can.https === 'no') {
     throw new OperationError(

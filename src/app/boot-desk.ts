@@ -32,6 +32,7 @@ import { print } from '../ipxe/print.ts'
 import type { Script } from '../ipxe/script.ts'
 import type { Clock } from '../ports/clock.ts'
 import type { TftpCatalogue, TftpFile } from '../tftp/policy.ts'
+import { bytesFile, nothingThere } from './boot-answers.ts'
 import type { ChapMode, Ports, Start } from './config.ts'
 import { Encounters, waitingMachinesMax } from './encounters.ts'
 import type { EventStream } from './event-stream.ts'
@@ -122,14 +123,7 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
   /** Asked by TFTP. */
   find(name: string): TftpFile | undefined {
     const bytes = this.#parts.loaders.find(name)
-    if (bytes === undefined) return undefined
-    return {
-      sizeBytes: bytes.byteLength,
-      read: (offset, target) => {
-        target.set(bytes.subarray(offset, offset + target.byteLength))
-        return undefined
-      },
-    }
+    return bytes && bytesFile(bytes)
   }
 
   /** Asked by HTTP and HTTPS. */
@@ -145,7 +139,7 @@ export class BootDesk implements BootAdvisor, TftpCatalogue {
       case 'linux':
         return this.#parts.linux.serve(resource.mac, resource.file, request)
       default:
-        return { status: 404, body: { kind: 'text', text: 'Slipway has nothing by that name.\n' } }
+        return nothingThere
     }
   }
 

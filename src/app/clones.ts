@@ -88,12 +88,12 @@ export class Clones {
     await removeClone(join(this.directory, file))
   }
 
-  /** The machine's clones that were made for one boot. */
   /** Whether the machine has a clone that it keeps, with so much in it that a system may have been installed there. */
   hasWritten(mac: Mac): boolean {
     return takenBytesNow(join(this.directory, nameOfClone(mac))) > unwrittenBytesMax
   }
 
+  /** The machine's clones that were made for one boot. */
   async filesOfBoots(mac: Mac): Promise<string[]> {
     const all = await listCloneFiles(this.directory)
     return all.filter((clone) => clone.mac === mac && clone.isOfOneBoot).map(({ file }) => file)

@@ -1,5 +1,6 @@
 /** Meets whoever asks, and tells the journal what there was to notice: strangers, alarms, who waits, who was let in. */
 import type { Mac } from '../base/address.ts'
+import { putLast } from '../base/bounded-map.ts'
 import type { Encounter } from '../fleet/admission.ts'
 import type { Fleet } from '../fleet/fleet.ts'
 import type { Claim, Machine } from '../fleet/machine.ts'
@@ -15,7 +16,6 @@ export class Encounters {
   readonly #clock: Clock
   /** What was decided about machines when they were told to wait. The one that waits longest is first. */
   readonly #waiting = new Map<Mac, string>()
-
   /** Alarms that were left out of the journal: raised again until they are in it. Bounded like the above. */
   readonly #unheard = new Map<Mac, { readonly known: string; readonly seen: string }>()
 
@@ -66,9 +66,7 @@ export class Encounters {
   waits({ machine, rival }: Encounter, address: string): boolean {
     const { mac } = machine
     if (this.#waiting.has(mac)) return false
-    this.#waiting.set(mac, decisionAbout(machine))
-    const [longest] = this.#waiting.keys()
-    if (this.#waiting.size > waitingMachinesMax && longest !== undefined) this.#waiting.delete(longest)
+    putLast(this.#waiting, mac, decisionAbout(machine), waitingMachinesMax)
     const reason =
       rival === undefined
         ? `slipway admit ${mac} lets it in`

@@ -3,9 +3,9 @@
  * of its own clone, and the archive with what this boot has to know. What there is to fetch is of one boot and ends with its
  * first login: from then on nothing needs it.
  */
-
 import type { Mac } from '../base/address.ts'
 import { assert } from '../base/assert.ts'
+import { putLast } from '../base/bounded-map.ts'
 import { OperationError } from '../base/errors.ts'
 import { Secret, secretsEqual } from '../base/secret.ts'
 import { type NoKernel, settingsFile } from '../boot/kernel-script.ts'
@@ -22,6 +22,7 @@ import type { Clock } from '../ports/clock.ts'
 import type { Hash } from '../ports/hash.ts'
 import type { Unpacker } from '../ports/unpack.ts'
 import { parseBasic } from './basic-auth.ts'
+import { bytesFile, nothingThere } from './boot-answers.ts'
 import type { ChapMode } from './config.ts'
 
 export type LinuxDeskParts = {
@@ -68,7 +69,10 @@ export class LinuxDesk {
     this.#parts = parts
   }
 
-  /** Looks at the machine's disk as it is now; who asks while it is being looked at gets the same answer. @throws {OperationError} the disk cannot be opened or read */
+  /**
+   * Looks at the machine's disk as it is now; who asks while it is being looked at gets the same answer.
+   * @throws {OperationError} the disk cannot be opened or read
+   */
   find(mac: Mac): Promise<FoundKernel> {
     const looking = this.#looking.get(mac)
     if (looking !== undefined) return looking
@@ -90,7 +94,7 @@ export class LinuxDesk {
       if (!isDiskError(error) && !(error instanceof OperationError && error.code === 'unpackFailed')) throw error
       return { kind: 'none', why: 'noIscsi', detail: `${names}: ${error.message}` }
     }
-    remember(this.#starts, mac, start, startsMax)
+    putLast(this.#starts, mac, start, startsMax)
     return {
       kind: 'found',
       words,
@@ -115,12 +119,16 @@ export class LinuxDesk {
     if (shown === undefined) return askForKey
     const { clock, fleet } = this.#parts
     const machine = fleet.machine(mac)
-    if (machine !== undefined && !request.secure && fleet.transportOf(machine) === 'strict') return nothing
+    if (machine !== undefined && !request.secure && fleet.transportOf(machine) === 'strict') return nothingThere
     const boot = fleet.offeredBoot(mac, shown.name, clock.wallMs())
-    if (boot === undefined || !secretsEqual(shown.password, this.keyOf(boot))) return nothing
-    if (file === settingsFile) return answerOf(bytesFile(this.#settingsOf(boot, request.local.address)))
+    if (boot === undefined || !secretsEqual(shown.password, this.keyOf(boot))) return nothingThere
+    if (file === settingsFile) {
+      const archive = this.#settingsOf(boot, request.local.address)
+      assert(archive.byteLength % 4 === 0, 'an archive of ours is padded')
+      return answerOf(bytesFile(archive))
+    }
     const source = (await this.#startOf(mac))?.get(file)
-    return source === undefined ? nothing : answerOf(paddedFile(source))
+    return source === undefined ? nothingThere : answerOf(paddedFile(source))
   }
 
   #settingsOf(boot: BootCredentials, localAddress: string): Uint8Array {
@@ -166,20 +174,12 @@ export class LinuxDesk {
       const known = this.#judged.get(key)
       if (known !== undefined) return known
       const login = await initramfsLogin(archives, unpacker)
-      remember(this.#judged, key, login, judgedMax)
+      putLast(this.#judged, key, login, judgedMax)
       return login
     })
     this.#turn = judged.catch(() => undefined)
     return judged
   }
-}
-
-/** The one that was put there longest ago makes room. */
-function remember<K, V>(map: Map<K, V>, key: K, value: V, max: number): void {
-  map.delete(key)
-  map.set(key, value)
-  const [oldest] = map.keys()
-  if (map.size > max && oldest !== undefined) map.delete(oldest)
 }
 
 /** The kernel looks for the next archive at a multiple of four, and some loaders put one right behind the other. */
@@ -191,17 +191,6 @@ function paddedFile(source: ByteSource): HttpFile {
       const there = Math.max(0, Math.min(target.byteLength, source.sizeBytes - offset))
       target.set(await source.read(Math.min(offset, source.sizeBytes), there))
       target.fill(0, there)
-    },
-  }
-}
-
-function bytesFile(bytes: Uint8Array): HttpFile {
-  assert(bytes.byteLength % 4 === 0, 'an archive of ours is padded')
-  return {
-    sizeBytes: bytes.byteLength,
-    read: (offset, target) => {
-      target.set(bytes.subarray(offset, offset + target.byteLength))
-      return undefined
     },
   }
 }
@@ -218,6 +207,3 @@ const askForKey: HttpAnswer = {
   headers: { 'WWW-Authenticate': 'Basic realm="Slipway boot"', 'Cache-Control': 'no-store' },
   body: { kind: 'text', text: 'This is of one boot, whose script has the key.\n' },
 }
-
-/** The same for a wrong key, a boot that is over, and a name that there is not. */
-const nothing: HttpAnswer = { status: 404, body: { kind: 'text', text: 'Slipway has nothing by that name.\n' } }

@@ -14,10 +14,6 @@ export class Flusher {
     this.#run = run
   }
 
-  get isRunning(): boolean {
-    return this.#running !== undefined
-  }
-
   flush(): Pending {
     // Whoever asks while one runs may have written after it began, and cannot share it.
     if (this.#running !== undefined) {
@@ -28,6 +24,19 @@ export class Flusher {
       return this.#next
     }
     return this.#start()
+  }
+
+  /**
+   * Too much waits for a flush that nobody has asked for: begins one, if none runs. Pending only for who must wait, because no more may
+   * be taken before it has ended.
+   */
+  relieve(mustWait: boolean): Pending {
+    if (!mustWait && this.#running !== undefined) return undefined
+    const flushing = this.flush()
+    if (flushing === undefined || mustWait) return flushing
+    // Nothing is lost when it fails: what it did not cover stays to be flushed, and the guest's next flush says why.
+    flushing.catch(() => undefined)
+    return undefined
   }
 
   #start(): Pending {

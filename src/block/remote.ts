@@ -426,12 +426,7 @@ class RemoteDevice implements BlockDevice {
     const count = this.#unflushed.length + this.#locks.heldCount
     if (bytes <= unflushedBytesMax / 2 && count < unflushedWritesMax / 2) return undefined
     const mustWait = this.#unflushed.length > 0 && (bytes > unflushedBytesMax || count >= unflushedWritesMax)
-    if (!mustWait && this.#flusher.isRunning) return undefined
-    const flushing = this.#flusher.flush()
-    if (flushing === undefined || mustWait) return flushing
-    // Nothing is lost when it fails: what it did not cover stays kept, and the guest's next flush says why.
-    flushing.catch(() => undefined)
-    return undefined
+    return this.#flusher.relieve(mustWait)
   }
 
   #commit(): Pending {

@@ -217,10 +217,17 @@ export function heldScript(facts: HeldScriptFacts): Script {
     comment(`Slipway: ${plain(mac)} waits for admission`),
     ...(pollCount % pollsBetweenNotices === 0 ? notice : []),
     line(sleep(pollSeconds(pollCount)), or(goto('stopped'))),
+    ...askUntilAnswered(facts.pollUrl),
+  ]
+}
+
+/** Of a script that waits: fetches the one that follows, or goes on with the firmware. */
+function askUntilAnswered(url: string): Line[] {
+  return [
     ...tries(pollPausesSeconds, 'ask', 'stopped'),
     blank,
     label('ask'),
-    line(chainReplace(uriWord(facts.pollUrl)), and(goto('stopped')), whatever),
+    line(chainReplace(uriWord(url)), and(goto('stopped')), whatever),
     line(echo('Slipway does not answer, try', setting('slipway-try'), 'of', String(pollPausesSeconds.length + 1))),
     ...pause(),
     blank,
@@ -253,17 +260,7 @@ export function tlsScript({ mac, url, pollCount, pollUrl }: TlsScriptFacts): Scr
     comment(`Slipway: ${plain(mac)} goes on by HTTPS`),
     ...(isNoticed ? notice : []),
     ...(url === undefined ? [line(sleep(pollSeconds(pollCount)), or(goto('stopped')))] : []),
-    ...tries(pollPausesSeconds, 'ask', 'stopped'),
-    blank,
-    label('ask'),
-    line(chainReplace(uriWord(url ?? pollUrl)), and(goto('stopped')), whatever),
-    line(echo('Slipway does not answer, try', setting('slipway-try'), 'of', String(pollPausesSeconds.length + 1))),
-    ...pause(),
-    blank,
-    label('stopped'),
-    label('give-up'),
-    line(echo('Slipway: no longer waiting; the firmware goes on.')),
-    line(exit(1)),
+    ...askUntilAnswered(url ?? pollUrl),
   ]
 }
 

@@ -3,6 +3,7 @@
  * not ours, an advertisement that nobody waits for is noise.
  */
 import type { Mac } from '../base/address.ts'
+import { putLast } from '../base/bounded-map.ts'
 import type { Clock } from '../ports/clock.ts'
 import type { Icmpv6Network, Icmpv6Socket } from '../ports/icmpv6.ts'
 import { WireError } from '../wire/reader.ts'
@@ -53,13 +54,9 @@ export async function startSolicitationResponder(
   const hear = (event: DhcpEvent): void => {
     if (event.kind !== 'offered' && event.kind !== 'leased') return
     const { mac, program } = event.client
-    lastHeardMs.delete(mac)
     // The kernel that iPXE started solicits too, and is answered by whoever routes there.
-    if (program.kind !== 'ipxe') return
-    lastHeardMs.set(mac, clock.nowMs())
-    if (lastHeardMs.size <= solicitorsMax) return
-    const oldest = lastHeardMs.keys().next().value
-    if (oldest !== undefined) lastHeardMs.delete(oldest)
+    if (program.kind === 'ipxe') putLast(lastHeardMs, mac, clock.nowMs(), solicitorsMax)
+    else lastHeardMs.delete(mac)
   }
 
   socket = await icmpv6.open(

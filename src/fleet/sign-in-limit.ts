@@ -6,6 +6,7 @@
  *
  * An account has more free tries than an address: otherwise whoever sits at one machine could lock a person out at all others.
  */
+import { putLast } from '../base/bounded-map.ts'
 import { signInLimits } from './limits.ts'
 
 export type SlowedBy = 'address' | 'account'
@@ -60,8 +61,6 @@ function fail(by: SlowedBy, all: Map<string, Failures>, key: string, nowMs: numb
   const beyond = count - signInLimits.freeTries[by]
   const pauseMs = beyond < 0 ? 0 : Math.min(signInLimits.firstPauseMs * 2 ** beyond, signInLimits.pauseMsMax[by])
   // Last in the map is failed last: who is forgotten for want of room has been quiet longest.
-  all.delete(key)
-  all.set(key, { count, lastMs: nowMs, untilMs: nowMs + pauseMs })
-  if (all.size > signInLimits.remembered) all.delete(all.keys().next().value ?? '')
+  putLast(all, key, { count, lastMs: nowMs, untilMs: nowMs + pauseMs }, signInLimits.remembered)
   return pauseMs === 0 ? undefined : { by, failureCount: count, untilMs: nowMs + pauseMs }
 }

@@ -2,10 +2,8 @@
 import { type FileHandle, readFile } from 'node:fs/promises'
 import { setTimeout as pause } from 'node:timers/promises'
 import { OperationError } from '../base/errors.ts'
-import { errnoOf, nameOfErrno, native } from './native.ts'
+import { errnoOf, nameOfErrno, native, tryLock } from './native.ts'
 
-/** LOCK_EX | LOCK_NB. */
-const lockNow = 2 | 4
 /** udev looks into a block device whenever somebody has written to it, and locks it for that moment. */
 const deviceTries = 20
 const devicePauseMs = 50
@@ -14,15 +12,16 @@ const devicePauseMs = 50
 export async function lockForWriting(path: string, handle: FileHandle): Promise<void> {
   const stat = await handle.stat()
   const triesMax = stat.isBlockDevice() ? deviceTries : 1
-  for (let tries = 1; !tryLock(path, handle.fd); tries++) {
+  for (let tries = 1; !isLocked(path, handle.fd); tries++) {
     if (tries < triesMax) await pause(devicePauseMs)
     else throw fileBusy(path, await lockHolder(stat.ino))
   }
 }
 
-function tryLock(path: string, fd: number): boolean {
-  if (native === undefined || native.flock(fd, lockNow) === 0) return true
-  const number = native.errno()
+/** Ours now; false: somebody else's. */
+function isLocked(path: string, fd: number): boolean {
+  if (tryLock(fd)) return true
+  const number = native?.errno() ?? 0
   if (number === errnoOf['EAGAIN']) return false
   const hint = 'Its file system cannot lock files: keep disks that are written to on another one.'
   throw new OperationError('ioError', `cannot lock ${path}: ${nameOfErrno(number)}`, hint)

@@ -1,10 +1,7 @@
 /** Locks between processes. A lock goes with its process, however that ends. */
 import { closeSync, openSync } from 'node:fs'
 import { describeOpen } from './file.ts'
-import { native } from './native.ts'
-
-/** LOCK_EX | LOCK_NB. */
-const lockNow = 2 | 4
+import { tryLock } from './native.ts'
 
 export interface FileLock {
   release(): void
@@ -18,7 +15,7 @@ export function lockFile(path: string, make: 'make' | 'mustBeThere'): FileLock |
   } catch (error) {
     throw describeOpen(path, error)
   }
-  if (native !== undefined && native.flock(fd, lockNow) !== 0) {
+  if (!tryLock(fd)) {
     closeSync(fd)
     return undefined
   }

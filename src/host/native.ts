@@ -82,6 +82,14 @@ function load(): Native | undefined {
   } as Native
 }
 
+/** LOCK_EX | LOCK_NB. */
+const lockNow = 2 | 4
+
+/** False: somebody else has it, or it cannot be (`errno` tells). Without native calls nothing is locked. */
+export function tryLock(fd: number): boolean {
+  return native === undefined || native.flock(fd, lockNow) === 0
+}
+
 /** Numbers of the names: 'EAGAIN' -> 11. */
 export const errnoOf: Readonly<Record<string, number>> = koffi.os.errno
 

@@ -1,10 +1,7 @@
 import { closeSync, mkdirSync, openSync } from 'node:fs'
 import { join } from 'node:path'
 import { messageOf, OperationError } from '../base/errors.ts'
-import { native } from './native.ts'
-
-/** LOCK_EX | LOCK_NB. */
-const lockNow = 2 | 4
+import { tryLock } from './native.ts'
 
 export interface StateDirectory {
   readonly path: string
@@ -44,7 +41,7 @@ export function lockStateDirectory(path: string): StateDirectory {
   } catch (error) {
     throw forbidden(path, error)
   }
-  if (native !== undefined && native.flock(fd, lockNow) !== 0) {
+  if (!tryLock(fd)) {
     closeSync(fd)
     const hint = 'Stop it first, or give this one a place of its own with --state DIR.'
     throw new OperationError('stateInUse', `another Slipway is using ${path}`, hint)

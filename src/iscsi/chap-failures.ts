@@ -2,6 +2,7 @@
  * Who guesses secrets is slowed down, by address: nobody else waits for it. After `chapFailuresMax` wrong proofs each
  * further answer (right or wrong) to that address comes later, and only so many may wait at once.
  */
+import { putLast } from '../base/bounded-map.ts'
 import {
   chapAddressesMax,
   chapDelayedLoginsMax,
@@ -22,12 +23,7 @@ export class ChapFailures {
     const record = this.#current(address, nowMs) ?? { failureCount: 0, lastFailureMs: nowMs, waiting: 0 }
     record.failureCount++
     record.lastFailureMs = nowMs
-    this.#byAddress.delete(address)
-    this.#byAddress.set(address, record)
-    if (this.#byAddress.size > chapAddressesMax) {
-      const [oldest] = this.#byAddress.keys()
-      if (oldest !== undefined) this.#byAddress.delete(oldest)
-    }
+    putLast(this.#byAddress, address, record, chapAddressesMax)
     return record.failureCount
   }
 

@@ -81,13 +81,7 @@ export class Commits {
   relieve(): Pending {
     const { changedBytes } = this.#mapping.cache
     if (changedBytes <= dirtyTableBytesSoft) return undefined
-    const mustWait = changedBytes > dirtyTableBytesHard
-    if (!mustWait && this.#flusher.isRunning) return undefined
-    const flushing = this.#flusher.flush()
-    if (flushing === undefined || mustWait) return flushing
-    // Nothing is lost when it fails: what was not written stays changed, and the guest's next flush says why.
-    flushing.catch(() => undefined)
-    return undefined
+    return this.#flusher.relieve(changedBytes > dirtyTableBytesHard)
   }
 
   #commit(): Pending {
